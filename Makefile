@@ -1,0 +1,63 @@
+# Everything a person or CI runs. `make help` lists it.
+# On a machine with only Python 3.11 + pip, uv is installed into .uv/ and the environment into .venv/.
+.DEFAULT_GOAL := help
+SHELL := /bin/bash
+PYTHON ?= python3
+UV := $(CURDIR)/.uv/bin/uv
+UV_VERSION := 0.13.8
+RUN := $(UV) run --frozen --no-sync
+ARGS ?=
+
+.PHONY: help
+help: ## Show this list
+	@grep -hE '^[a-z][a-z-]*:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+.PHONY: run
+run: install ## Install, load the demo campaign, serve on 127.0.0.1:8091
+	@$(RUN) bigmarket demo --serve
+
+.PHONY: cli
+cli: install ## Run the command line: make cli ARGS="doctor --json"
+	@$(RUN) bigmarket $(ARGS)
+
+.PHONY: test
+test: install ## Run every test; those that need a missing tool are skipped with a loud summary
+	@$(RUN) pytest $(ARGS)
+
+.PHONY: lint
+lint: install ## Check style, types and layers
+	@$(RUN) ruff check .
+	@$(RUN) ruff format --check .
+	@$(RUN) mypy
+	@$(RUN) lint-imports
+
+.PHONY: format
+format: install ## Rewrite the code in the house style
+	@$(RUN) ruff check --fix .
+	@$(RUN) ruff format .
+
+.PHONY: bench
+bench: install ## Measure draws per second: core, then HTTP
+	@$(RUN) python bench/draw_core.py $(ARGS)
+	@$(RUN) python bench/http_draw.py $(ARGS)
+
+.PHONY: hooks
+hooks: install ## Run `make lint` before every commit
+	@$(RUN) pre-commit install
+
+.PHONY: clean
+clean: ## Remove the environment and caches; keeps .bigmarket (your data)
+	rm -rf .uv .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+
+.PHONY: install
+install: .venv/.installed
+
+.venv/.installed: pyproject.toml uv.lock $(UV)
+	@$(UV) sync --frozen --quiet
+	@touch $@
+
+$(UV):
+	@echo "Installing uv $(UV_VERSION) into .uv/ ..."
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "bigmarket needs Python 3.11 or newer; set PYTHON=/path/to/python3.11"; exit 1; }
+	@$(PYTHON) -m venv .uv
+	@.uv/bin/python -m pip install --quiet --disable-pip-version-check uv==$(UV_VERSION)

@@ -1,0 +1,1 @@
+"""WHAT do habits earn? Behaviors and the rebates configured for them."""

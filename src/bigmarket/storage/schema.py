@@ -1,0 +1,320 @@
+"""Every table, with the constraints that would refuse a bug.
+
+Names and business keys are the reference system's, so that its data can be imported. Times are epoch milliseconds
+(``*_ms``), credits are hundredths (``*_cents``), ids are 26-character ULIDs. A table's comment names the invariants
+of ``bigmarket doctor`` that its constraints carry.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sqlalchemy import (
+    BigInteger,
+    CheckConstraint,
+    Column,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    Numeric,
+    String,
+    Table,
+    Text,
+    UniqueConstraint,
+    text,
+)
+from sqlalchemy.types import TypeEngine
+
+metadata = MetaData()
+
+USER = String(128)
+KEY = String(32)
+ULID = String(26)
+STATE = String(16)
+
+
+def _clustered(name: str, *items: Column[Any] | CheckConstraint | UniqueConstraint | Index, comment: str) -> Table:
+    """A table stored by its primary key (InnoDB always does; SQLite when it has no rowid)."""
+    return Table(name, metadata, *items, comment=comment, sqlite_with_rowid=False)
+
+
+def _key(name: str, kind: TypeEngine[Any] | type[TypeEngine[Any]]) -> Column[Any]:
+    return Column(name, kind, primary_key=True, autoincrement=False)
+
+
+def _one_of(column: str, *states: str) -> CheckConstraint:
+    listed = ", ".join(f"'{state}'" for state in states)
+    return CheckConstraint(f"{column} IN ({listed})", name=f"{column}_known")
+
+
+# --- configuration: what `apply` writes and `armory` compiles -----------------------------------------------------
+
+award = _clustered(
+    "award",
+    _key("activity_id", BigInteger),
+    _key("award_id", BigInteger),
+    Column("award_key", KEY, nullable=False),
+    Column("award_config", String(128), nullable=False),
+    Column("award_desc", String(128)),
+    comment="What can be delivered; award_key is its kind.",
+)
+
+daily_behavior_rebate = _clustered(
+    "daily_behavior_rebate",
+    _key("activity_id", BigInteger),
+    _key("position", Integer),
+    Column("behavior_type", KEY, nullable=False),
+    Column("rebate_type", KEY, nullable=False),
+    Column("rebate_config", String(32), nullable=False),
+    Column("rebate_desc", String(128)),
+    comment="What a behavior earns: one unit of a sku, or credits.",
+)
+
+raffle_activity = _clustered(
+    "raffle_activity",
+    _key("activity_id", BigInteger),
+    Column("activity_name", String(128), nullable=False),
+    Column("activity_desc", String(128)),
+    Column("time_zone", String(64), nullable=False),
+    Column("begin_ms", BigInteger, nullable=False),
+    Column("end_ms", BigInteger, nullable=False),
+    Column("strategy_id", BigInteger, nullable=False, unique=True),
+    Column("state", STATE, nullable=False),
+    Column("revision_id", String(16), comment="The live revision; NULL until armed."),
+    Column("epoch", Integer, nullable=False, server_default="0", comment="The open seed epoch."),
+    _one_of("state", "create", "open", "close"),
+    CheckConstraint("begin_ms < end_ms", name="window_ordered"),
+    comment="A campaign. State, window and live revision are read by every process within a second.",
+)
+
+raffle_activity_count = _clustered(
+    "raffle_activity_count",
+    _key("activity_count_id", BigInteger),
+    Column("total_count", BigInteger, nullable=False),
+    Column("day_count", BigInteger, nullable=False),
+    Column("month_count", BigInteger, nullable=False),
+    comment="Draws in a bundle; activity_count_id is the sku's id unless imported.",
+)
+
+raffle_activity_sku = _clustered(
+    "raffle_activity_sku",
+    _key("sku", BigInteger),
+    Column("activity_id", BigInteger, nullable=False, index=True),
+    Column("activity_count_id", BigInteger, nullable=False),
+    Column("sku_name", String(128)),
+    Column("stock_count", BigInteger, nullable=False),
+    Column("product_amount", Numeric(10, 2), nullable=False),
+    comment="A bundle of draws: stock and price in credits.",
+)
+
+strategy = _clustered(
+    "strategy",
+    _key("strategy_id", BigInteger),
+    Column("strategy_desc", String(128), nullable=False),
+    Column("rule_models", String(256), comment="The chain's rules in order, comma-separated."),
+    comment="The wheel of one activity.",
+)
+
+strategy_award = _clustered(
+    "strategy_award",
+    _key("strategy_id", BigInteger),
+    _key("award_id", BigInteger),
+    Column("award_title", String(128), nullable=False),
+    Column("award_subtitle", String(128)),
+    Column("award_count", BigInteger, comment="Units that may ever be won; NULL: unlimited."),
+    Column("award_rate", String(24), nullable=False, comment="An exact decimal, as text."),
+    Column("rule_models", KEY, comment="Id of the award's tree."),
+    Column("sort", Integer, nullable=False),
+    comment="A sector of the wheel.",
+)
+
+strategy_rule = _clustered(
+    "strategy_rule",
+    _key("strategy_id", BigInteger),
+    _key("rule_model", KEY),
+    Column("rule_value", Text, nullable=False, comment="The rule's settings as JSON."),
+    comment="A rule of the chain.",
+)
+
+rule_tree = _clustered(
+    "rule_tree",
+    _key("strategy_id", BigInteger),
+    _key("tree_id", KEY),
+    Column("tree_name", String(128)),
+    Column("tree_node_rule_key", KEY, nullable=False, comment="The root."),
+    comment="Rules judged after the roll.",
+)
+
+rule_tree_node = _clustered(
+    "rule_tree_node",
+    _key("strategy_id", BigInteger),
+    _key("tree_id", KEY),
+    _key("rule_key", KEY),
+    Column("rule_value", Text, nullable=False, comment="The rule's settings as JSON."),
+    comment="A node of a tree.",
+)
+
+rule_tree_node_line = _clustered(
+    "rule_tree_node_line",
+    _key("strategy_id", BigInteger),
+    _key("tree_id", KEY),
+    _key("rule_node_from", KEY),
+    _key("rule_limit_value", STATE),
+    Column("rule_node_to", KEY, nullable=False),
+    comment="Where a node's verdict leads.",
+)
+
+activity_revision = _clustered(
+    "activity_revision",
+    _key("activity_id", BigInteger),
+    _key("revision_id", String(16)),
+    Column("sha256", String(64), nullable=False),
+    Column("document", Text, nullable=False, comment="Canonical JSON of the whole campaign."),
+    Column("create_time_ms", BigInteger, nullable=False),
+    comment="Compiled configurations, never changed.",
+)
+
+seed_epoch = _clustered(
+    "seed_epoch",
+    _key("activity_id", BigInteger),
+    _key("epoch", Integer),
+    Column("seed_sha256", String(64), nullable=False, comment="Published before the seed's first use."),
+    Column("seed", LargeBinary(32), nullable=False, comment="Revealed once the epoch is closed."),
+    Column("open_time_ms", BigInteger, nullable=False),
+    Column("close_time_ms", BigInteger),
+    comment="Seeds of the dice.",
+)
+
+# --- stock: escrow in the shard's own database --------------------------------------------------------------------
+
+award_stock = _clustered(
+    "award_stock",
+    _key("strategy_id", BigInteger),
+    _key("award_id", BigInteger),
+    Column("alloc", BigInteger, comment="Units this shard may give; NULL: unlimited."),
+    Column("sold", BigInteger, nullable=False, server_default="0"),
+    CheckConstraint("sold >= 0 AND (alloc IS NULL OR sold <= alloc)", name="never_oversold"),
+    comment="S1: units of a prize that live in this shard.",
+)
+
+sku_stock = _clustered(
+    "sku_stock",
+    _key("sku", BigInteger),
+    Column("alloc", BigInteger, nullable=False),
+    Column("sold", BigInteger, nullable=False, server_default="0"),
+    CheckConstraint("sold >= 0 AND sold <= alloc", name="never_oversold"),
+    comment="S1: units of a sku that live in this shard.",
+)
+
+# --- users: everything below is written in one transaction of one user shard --------------------------------------
+
+raffle_activity_account = _clustered(
+    "raffle_activity_account",
+    _key("user_id", USER),
+    _key("activity_id", BigInteger),
+    Column("total_count", BigInteger, nullable=False),
+    Column("total_count_surplus", BigInteger, nullable=False),
+    Column("month", String(7), nullable=False, comment="yyyy-mm that the month's counters belong to."),
+    Column("month_count", BigInteger, nullable=False),
+    Column("month_count_surplus", BigInteger, nullable=False),
+    Column("day", String(10), nullable=False, comment="yyyy-mm-dd that the day's counters belong to."),
+    Column("day_count", BigInteger, nullable=False),
+    Column("day_count_surplus", BigInteger, nullable=False),
+    CheckConstraint("total_count_surplus BETWEEN 0 AND total_count", name="total_covered"),
+    CheckConstraint("month_count_surplus BETWEEN 0 AND month_count", name="month_covered"),
+    CheckConstraint("day_count_surplus BETWEEN 0 AND day_count", name="day_covered"),
+    comment="Q1: a user's draw quota; the month's and the day's counters roll over lazily.",
+)
+
+raffle_activity_order = _clustered(
+    "raffle_activity_order",
+    _key("order_id", ULID),
+    Column("user_id", USER, nullable=False),
+    Column("activity_id", BigInteger, nullable=False),
+    Column("sku", BigInteger, nullable=False),
+    Column("total_count", BigInteger, nullable=False),
+    Column("month_count", BigInteger, nullable=False),
+    Column("day_count", BigInteger, nullable=False),
+    Column("pay_cents", BigInteger, nullable=False),
+    Column("state", STATE, nullable=False),
+    Column("out_business_no", String(128), nullable=False, unique=True),
+    Column("order_time_ms", BigInteger, nullable=False),
+    _one_of("state", "wait_pay", "completed", "expired"),
+    comment="Q3: a recharge of an account, once per out_business_no.",
+)
+
+user_raffle_order = _clustered(
+    "user_raffle_order",
+    _key("order_id", ULID),
+    Column("user_id", USER, nullable=False),
+    Column("activity_id", BigInteger, nullable=False),
+    Column("order_state", STATE, nullable=False),
+    Column("order_day", String(10), nullable=False, comment="The day whose quota it used."),
+    Column("order_time_ms", BigInteger, nullable=False),
+    Column("request_id", String(64)),
+    UniqueConstraint("user_id", "request_id", name="uq_raffle_order_request_id"),
+    Index("ix_raffle_order_open", "user_id", "activity_id", sqlite_where=text("order_state = 'create'")),
+    _one_of("order_state", "create", "used", "cancel"),
+    comment="D2: the right to draw once, at most one per (user, request_id).",
+)
+
+user_award_record = _clustered(
+    "user_award_record",
+    _key("order_id", ULID),
+    Column("user_id", USER, nullable=False),
+    Column("activity_id", BigInteger, nullable=False),
+    Column("strategy_id", BigInteger, nullable=False),
+    Column("award_id", BigInteger, nullable=False),
+    Column("award_title", String(128), nullable=False),
+    Column("award_index", Integer, nullable=False),
+    Column("award_config", String(128), comment="What a rule put in place of the award's own config."),
+    Column("award_state", STATE, nullable=False),
+    Column("award_time_ms", BigInteger, nullable=False),
+    Column("revision_id", String(16), nullable=False),
+    Column("epoch", Integer, nullable=False),
+    Column("rolled", BigInteger, comment="The number rolled; NULL when a rule gave the award."),
+    Column("trace", String(255), nullable=False, comment="ordinal/ordinal today|table|rule:VERDICT|..."),
+    _one_of("award_state", "create", "completed", "fail"),
+    comment="D1: what an order won, and how that can be derived again.",
+)
+
+task = _clustered(
+    "task",
+    _key("message_id", ULID),
+    Column("user_id", USER, nullable=False),
+    Column("topic", KEY, nullable=False),
+    Column("message", Text, nullable=False),
+    Column("state", STATE, nullable=False),
+    Column("attempts", Integer, nullable=False),
+    Column("next_at_ms", BigInteger, nullable=False),
+    Column("reason", String(255), comment="Why the last attempt failed."),
+    Index("ix_task_due", "next_at_ms", sqlite_where=text("state IN ('create', 'fail')")),
+    _one_of("state", "create", "completed", "fail", "parked"),
+    CheckConstraint("state <> 'parked' OR reason IS NOT NULL", name="parked_with_reason"),
+    comment="M1, M3: the outbox. An award's message id is its order id.",
+)
+
+user_credit_account = _clustered(
+    "user_credit_account",
+    _key("user_id", USER),
+    Column("total_cents", BigInteger, nullable=False, comment="Ever earned."),
+    Column("available_cents", BigInteger, nullable=False),
+    Column("account_status", STATE, nullable=False, server_default="open"),
+    CheckConstraint("available_cents BETWEEN 0 AND total_cents", name="never_negative"),
+    _one_of("account_status", "open", "close"),
+    comment="C1: points.",
+)
+
+user_credit_order = _clustered(
+    "user_credit_order",
+    _key("order_id", ULID),
+    Column("user_id", USER, nullable=False),
+    Column("trade_name", KEY, nullable=False),
+    Column("trade_type", STATE, nullable=False),
+    Column("amount_cents", BigInteger, nullable=False, comment="Signed."),
+    Column("out_business_no", String(128), nullable=False, unique=True),
+    Column("create_time_ms", BigInteger, nullable=False),
+    _one_of("trade_type", "forward", "reverse"),
+    comment="C1: every movement of points, once per out_business_no.",
+)
