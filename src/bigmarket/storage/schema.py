@@ -17,7 +17,6 @@ from sqlalchemy import (
     Integer,
     LargeBinary,
     MetaData,
-    Numeric,
     String,
     Table,
     Text,
@@ -32,6 +31,7 @@ USER = String(128)
 KEY = String(32)
 ULID = String(26)
 STATE = String(16)
+DOCUMENT = Text(16_777_215)  # MySQL's plain TEXT ends at 64 KiB; this length makes it choose a larger type
 
 
 def _clustered(name: str, *items: Column[Any] | CheckConstraint | UniqueConstraint | Index, comment: str) -> Table:
@@ -104,8 +104,8 @@ raffle_activity_sku = _clustered(
     Column("activity_count_id", BigInteger, nullable=False),
     Column("sku_name", String(128)),
     Column("stock_count", BigInteger, nullable=False),
-    Column("product_amount", Numeric(10, 2), nullable=False),
-    comment="A bundle of draws: stock and price in credits.",
+    Column("product_cents", BigInteger, nullable=False),
+    comment="A bundle of draws: stock and price.",
 )
 
 strategy = _clustered(
@@ -133,7 +133,7 @@ strategy_rule = _clustered(
     "strategy_rule",
     _key("strategy_id", BigInteger),
     _key("rule_model", KEY),
-    Column("rule_value", Text, nullable=False, comment="The rule's settings as JSON."),
+    Column("rule_value", DOCUMENT, nullable=False, comment="The rule's settings as JSON."),
     comment="A rule of the chain.",
 )
 
@@ -170,7 +170,7 @@ activity_revision = _clustered(
     _key("activity_id", BigInteger),
     _key("revision_id", String(16)),
     Column("sha256", String(64), nullable=False),
-    Column("document", Text, nullable=False, comment="Canonical JSON of the whole campaign."),
+    Column("document", DOCUMENT, nullable=False, comment="Canonical JSON of the whole campaign."),
     Column("create_time_ms", BigInteger, nullable=False),
     comment="Compiled configurations, never changed.",
 )
