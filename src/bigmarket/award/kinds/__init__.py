@@ -1,0 +1,15 @@
+"""The kinds of award, one file each. A new kind is a new file and one line here."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from bigmarket.award.kinds.base import Kind
+from bigmarket.award.kinds.nothing import Nothing
+from bigmarket.award.kinds.physical import Physical
+from bigmarket.award.kinds.user_credit_blacklist import UserCreditBlacklist
+from bigmarket.award.kinds.user_credit_random import UserCreditRandom
+
+KINDS: Mapping[str, Kind] = {
+    kind.name: kind for kind in (Nothing(), Physical(), UserCreditBlacklist(), UserCreditRandom())
+}

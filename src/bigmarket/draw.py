@@ -1,0 +1,397 @@
+"""One draw, start to finish. Read this first.
+
+A lane (lanes.py) collects the requests that queued up while its last transaction committed and gives them to
+``draw_batch`` inside one new transaction:
+
+1. ``tx.load``        accounts, open raffle orders and earlier outcomes of the batch's users, locked;
+2. ``admit``          MAY they draw? Quota, then the chain of rules and the roll: pure;
+3. ``tx.load_stock``  the stock of the awards that were rolled, and of no others;
+4. ``decide``         WHICH award? The tree of rules against that stock: pure;
+5. ``tx.apply``       everything that follows, in bulk, guards in the statements.
+
+Then the lane commits and answers. ``admit`` and ``decide`` go through the batch in order over one snapshot, so two
+draws of one user, or two for the last unit, simply work. They see no database, no clock and no randomness: the
+same facts give the same award for ever, which ``explain`` shows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import NamedTuple, Protocol
+
+from bigmarket.activity.model import LiveActivity
+from bigmarket.activity.quota import Account, Period, period_of, refusal, roll_over, spend
+from bigmarket.activity.revision import Revision
+from bigmarket.award.kinds import KINDS
+from bigmarket.award.message import SEND_AWARD, SendAward, encode
+from bigmarket.errors import (
+    ActivityClosed,
+    BigmarketError,
+    Duplicate,
+    NotArmed,
+    NotFound,
+    OutOfWindow,
+    QuotaExhausted,
+)
+from bigmarket.outbox.task import Task
+from bigmarket.strategy import dice
+from bigmarket.strategy.chain import Pick, pick
+from bigmarket.strategy.rules.base import Entry
+from bigmarket.strategy.tree import Won, walk
+
+AccountKey = tuple[str, int]  # user_id, activity_id
+StockKey = tuple[int, int]  # strategy_id, award_id
+
+
+class DrawRequest(NamedTuple):
+    """Somebody wants to draw. ``order_id`` is made before anything else, so that its fate can be looked up."""
+
+    order_id: str
+    user_id: str
+    activity_id: int
+    request_id: str | None
+
+
+class Drawn(NamedTuple):
+    """What a request won: the answer to it, for ever."""
+
+    order_id: str
+    user_id: str
+    activity_id: int
+    award_id: int
+    award_title: str
+    award_index: int
+
+
+class OpenOrder(NamedTuple):
+    """A raffle order in state ``create``: quota was taken, the draw is still owed."""
+
+    order_id: str
+    day: str
+
+
+@dataclass(slots=True)
+class Snapshot:
+    """What the batch's users have, as loaded; ``admit`` works on it in place."""
+
+    accounts: dict[AccountKey, Account]
+    open_orders: dict[AccountKey, list[OpenOrder]]
+    settled: dict[tuple[str, str], Drawn]  # by (user_id, request_id)
+
+
+@dataclass(slots=True, eq=False)
+class Ticket:
+    """The right to one draw, with what was rolled for it; ``reused`` when its raffle order was open before."""
+
+    order_id: str
+    user_id: str
+    request_id: str | None
+    activity: LiveActivity
+    revision: Revision
+    day: str
+    reused: bool
+    ordinal: int
+    ordinal_today: int
+    pick: Pick
+
+
+Admission = Ticket | Drawn | BigmarketError
+Answer = Drawn | BigmarketError
+
+
+class RaffleOrderRow(NamedTuple):
+    """A new row of ``user_raffle_order``."""
+
+    order_id: str
+    user_id: str
+    activity_id: int
+    order_state: str
+    order_day: str
+    order_time_ms: int
+    request_id: str | None
+
+
+class AwardRecordRow(NamedTuple):
+    """A new row of ``user_award_record``."""
+
+    order_id: str
+    user_id: str
+    activity_id: int
+    strategy_id: int
+    award_id: int
+    award_title: str
+    award_index: int
+    award_config: str | None
+    award_state: str
+    award_time_ms: int
+    revision_id: str
+    epoch: int
+    rolled: int | None
+    trace: str
+
+
+class Spending(NamedTuple):
+    """Draws that an account loses, and the period its counters then belong to."""
+
+    draws: int
+    period: Period
+
+
+@dataclass(slots=True)
+class Outcome:
+    """All that a batch changes."""
+
+    now_ms: int
+    orders: list[RaffleOrderRow] = field(default_factory=list)
+    reused: list[Ticket] = field(default_factory=list)
+    records: list[AwardRecordRow] = field(default_factory=list)
+    tasks: list[Task] = field(default_factory=list)
+    spent: dict[AccountKey, Spending] = field(default_factory=dict)
+    taken: dict[StockKey, int] = field(default_factory=dict)
+
+
+class GuardMissed(Exception):
+    """Another process was faster; roll back and decide again on a fresh snapshot."""
+
+
+class DrawTx(Protocol):
+    """One write transaction of a user shard, as a draw needs it."""
+
+    def load(self, requests: Sequence[DrawRequest]) -> Snapshot:
+        """What the users of ``requests`` have; the accounts are locked until the transaction ends."""
+        ...
+
+    def load_stock(self, keys: Collection[StockKey]) -> dict[StockKey, int | None]:
+        """Units left of each award (None: unlimited); an award without a row has 0."""
+        ...
+
+    def apply(self, outcome: Outcome) -> None:
+        """Write it all. Raises ``GuardMissed`` when a guard in a statement refuses."""
+        ...
+
+
+class BatchResult(NamedTuple):
+    """An answer to each request, in order, and the tasks to hand to the relay after the commit."""
+
+    answers: list[Answer]
+    tasks: list[Task]
+
+
+def draw_batch(
+    tx: DrawTx, requests: Sequence[DrawRequest], *, live: Mapping[int, LiveActivity], now_ms: int
+) -> BatchResult:
+    """Draw for every request inside ``tx``; the caller commits before it lets an answer out."""
+    snapshot = tx.load(requests)
+    admissions = admit(requests, snapshot, live=live, now_ms=now_ms)
+    tickets = list(dict.fromkeys(a for a in admissions if type(a) is Ticket))
+    stock = tx.load_stock({(t.revision.wheel.strategy_id, t.pick.award_id) for t in tickets})
+    outcome = decide(tickets, stock, now_ms=now_ms)
+    if tickets:
+        tx.apply(outcome)
+    return BatchResult(answers_to(admissions, outcome), outcome.tasks)
+
+
+def admit(
+    requests: Sequence[DrawRequest], snapshot: Snapshot, *, live: Mapping[int, LiveActivity], now_ms: int
+) -> list[Admission]:
+    """For each request: the earlier outcome of its request id, a refusal, or a ticket with its roll.
+
+    A request id that stands twice in the batch gets one ticket, listed twice.
+    """
+    periods: dict[int, Period] = {}
+    claimed: dict[tuple[str, str], Ticket] = {}
+    admissions: list[Admission] = []
+    for request in requests:
+        try:
+            admissions.append(_repeat(request, snapshot, claimed) or _enter(request, snapshot, live, periods, now_ms))
+        except BigmarketError as error:
+            admissions.append(error.with_traceback(None))  # a traceback would keep the whole batch alive
+            continue
+        ticket = admissions[-1]
+        if request.request_id is not None and type(ticket) is Ticket:
+            claimed[request.user_id, request.request_id] = ticket
+    return admissions
+
+
+def _repeat(
+    request: DrawRequest, snapshot: Snapshot, claimed: Mapping[tuple[str, str], Ticket]
+) -> Drawn | Ticket | None:
+    """What the same request id came to before, in the store or in this batch."""
+    if request.request_id is None:
+        return None
+    key = (request.user_id, request.request_id)
+    earlier = snapshot.settled.get(key)
+    ticket = claimed.get(key)
+    before = earlier.activity_id if earlier else ticket.activity.activity_id if ticket else request.activity_id
+    if before != request.activity_id:
+        raise Duplicate(f"This request id was used for activity {before}; use a new one for each draw.")
+    return earlier or ticket
+
+
+def _enter(
+    request: DrawRequest,
+    snapshot: Snapshot,
+    live: Mapping[int, LiveActivity],
+    periods: dict[int, Period],
+    now_ms: int,
+) -> Ticket:
+    """Take an open order of the user's, else one draw of quota; then let the chain and the dice speak."""
+    activity, revision = open_activity(request.activity_id, live=live, now_ms=now_ms)
+    period = periods.get(activity.activity_id)
+    if period is None:
+        period = periods[activity.activity_id] = period_of(now_ms, zone=activity.zone)
+    key = (request.user_id, request.activity_id)
+    account = snapshot.accounts.get(key)
+    if account is None:
+        raise QuotaExhausted("This user has no draws in this activity yet; earn or recharge some.")
+    roll_over(account, period)
+    owed = snapshot.open_orders.get(key, [])
+    if owed:
+        # Their quota is spent already, so an open order counts as the first draw not yet made.
+        ordinal = account.used - len(owed) + 1
+        ordinal_today = account.used_today - sum(order.day == account.day for order in owed) + 1
+        order_id, day = owed.pop(0)
+        reused = True
+    else:
+        no = refusal(account)
+        if no is not None:
+            raise no
+        spend(account)
+        ordinal, ordinal_today = account.used, account.used_today
+        order_id, day, reused = request.order_id, account.day, False
+    picked = pick(
+        revision.wheel,
+        Entry(request.user_id, ordinal),
+        roll=partial(roll_award, activity.seed, order_id),
+    )
+    return Ticket(
+        order_id,
+        request.user_id,
+        request.request_id,
+        activity,
+        revision,
+        day,
+        reused,
+        ordinal,
+        ordinal_today,
+        picked,
+    )
+
+
+def open_activity(
+    activity_id: int, *, live: Mapping[int, LiveActivity], now_ms: int
+) -> tuple[LiveActivity, Revision]:
+    """The activity and its live revision, or the reason why nobody may draw in it now."""
+    activity = live.get(activity_id)
+    if activity is None:
+        raise NotFound(f"There is no activity {activity_id}; apply its campaign file first.")
+    if activity.state != "open":
+        raise ActivityClosed(f"Activity {activity_id} is not open (its state is {activity.state}).")
+    if not activity.begin_ms <= now_ms < activity.end_ms:
+        raise OutOfWindow(f"Activity {activity_id} takes no draws now; its window is not open.")
+    if activity.revision is None:
+        raise NotArmed(f"Activity {activity_id} is not armed; run: bigmarket armory {activity_id}")
+    return activity, activity.revision
+
+
+def roll_award(seed: bytes, order_id: str, faces: int) -> int:
+    """The order's roll for its award; ``explain`` rolls it again."""
+    return dice.roll(seed, order_id, purpose="award", faces=faces)
+
+
+def decide(tickets: Iterable[Ticket], stock: Mapping[StockKey, int | None], *, now_ms: int) -> Outcome:
+    """Walk each ticket's tree against what is left of the stock, and write down all that follows."""
+    outcome = Outcome(now_ms)
+    for ticket in tickets:
+        wheel = ticket.revision.wheel
+        won = walk(
+            wheel,
+            ticket.pick,
+            ordinal_today=ticket.ordinal_today,
+            take_unit=partial(_has_unit, stock, outcome.taken, wheel.strategy_id),
+        )
+        key = (wheel.strategy_id, won.award_id)
+        outcome.taken[key] = outcome.taken.get(key, 0) + 1
+        _write_order(ticket, outcome)
+        _write_award(ticket, won, outcome)
+    return outcome
+
+
+def _has_unit(
+    stock: Mapping[StockKey, int | None], taken: Mapping[StockKey, int], strategy_id: int, award_id: int
+) -> bool:
+    """Whether a unit is left after what this batch took; the award that is won is counted by ``decide``."""
+    key = (strategy_id, award_id)
+    left = stock.get(key, 0)
+    return left is None or taken.get(key, 0) < left
+
+
+def _write_order(ticket: Ticket, outcome: Outcome) -> None:
+    if ticket.reused:
+        outcome.reused.append(ticket)
+        return
+    activity_id = ticket.activity.activity_id
+    outcome.orders.append(
+        RaffleOrderRow(
+            ticket.order_id, ticket.user_id, activity_id, "used", ticket.day, outcome.now_ms, ticket.request_id
+        )
+    )
+    key = (ticket.user_id, activity_id)
+    before = outcome.spent.get(key)
+    draws = before.draws + 1 if before else 1
+    outcome.spent[key] = Spending(draws, Period(ticket.day[:7], ticket.day))
+
+
+def _write_award(ticket: Ticket, won: Won, outcome: Outcome) -> None:
+    activity, revision = ticket.activity, ticket.revision
+    sector = revision.wheel.sectors[won.award_id]
+    award = revision.awards[won.award_id]
+    delivery = KINDS[award.kind].delivery
+    outcome.records.append(
+        AwardRecordRow(
+            ticket.order_id,
+            ticket.user_id,
+            activity.activity_id,
+            revision.wheel.strategy_id,
+            won.award_id,
+            sector.title,
+            sector.sort,
+            won.config,
+            "completed" if delivery == "none" else "create",
+            outcome.now_ms,
+            revision.revision_id,
+            activity.epoch,
+            ticket.pick.rolled,
+            f"{ticket.ordinal}/{ticket.ordinal_today}|{won.path}",
+        )
+    )
+    if delivery == "task":
+        message = SendAward(
+            ticket.user_id,
+            ticket.order_id,
+            activity.activity_id,
+            activity.epoch,
+            won.award_id,
+            award.kind,
+            sector.title,
+            won.config if won.config is not None else award.config,
+        )
+        outcome.tasks.append(Task(ticket.order_id, ticket.user_id, SEND_AWARD, encode(message)))
+
+
+def answers_to(admissions: Sequence[Admission], outcome: Outcome) -> list[Answer]:
+    """An answer for each admission, in order."""
+    drawn = {
+        record.order_id: Drawn(
+            record.order_id,
+            record.user_id,
+            record.activity_id,
+            record.award_id,
+            record.award_title,
+            record.award_index,
+        )
+        for record in outcome.records
+    }
+    return [drawn[a.order_id] if type(a) is Ticket else a for a in admissions]  # type: ignore[misc]

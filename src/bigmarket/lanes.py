@@ -1,0 +1,291 @@
+"""The group-commit writers: one lane is one thread, one queue, one transaction at a time.
+
+A lane takes everything that queued up while it committed (no timer, no waiting), draws it in one transaction and
+hands all answers over at once. Users are hashed to lanes, so the draws of one user never race each other inside a
+process; across processes the database's locks decide.
+"""
+
+from __future__ import annotations
+
+import random
+import threading
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import Future
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from queue import Empty, SimpleQueue
+from typing import Any, NamedTuple, Protocol
+from zlib import crc32
+
+import structlog
+
+from bigmarket.activity.model import LiveActivity
+from bigmarket.draw import Answer, BatchResult, Drawn, DrawRequest, DrawTx, GuardMissed, draw_batch
+from bigmarket.errors import Contention, OutcomeUnknown, Overloaded, Trouble
+from bigmarket.ids import Ids
+from bigmarket.outbox.task import Task
+
+log = structlog.get_logger(__name__)
+
+ATTEMPTS_MAX = 4  # the first try and three more after a lost race
+JITTER_SECONDS = 0.02
+SETTLE_ATTEMPTS_MAX = 5
+SETTLE_WAIT_SECONDS = 0.2
+
+
+class DrawStore(Protocol):
+    """What a lane needs of the store."""
+
+    def drawing(self) -> AbstractContextManager[DrawTx]:
+        """One write transaction: committed when the block ends, rolled back when it raises.
+
+        Raises ``Contention`` (nothing was written, another try may succeed), ``StorageFull`` (nothing was written)
+        or ``OutcomeUnknown`` (the connection was lost around the commit).
+        """
+        ...
+
+    def find_draws(self, order_ids: Sequence[str]) -> Mapping[str, Drawn]:
+        """The outcomes that exist, by order id; read on a fresh connection."""
+        ...
+
+
+class Submission(NamedTuple):
+    """A request in a lane's queue. ``reply`` is whatever the hand-over answers to."""
+
+    user_id: str
+    activity_id: int
+    request_id: str | None
+    reply: Any
+
+
+Settled = Sequence[tuple[Any, Answer]]  # (reply, answer) pairs of one batch
+
+
+class LaneStats(NamedTuple):
+    """Counters of one lane since its start."""
+
+    batches: int
+    draws: int
+    refusals: int
+    troubles: int
+    retries: int
+
+
+@dataclass(frozen=True, slots=True)
+class LaneSettings:
+    """``queue_max`` requests wait at most in a lane, ``batch_max`` share a transaction at most."""
+
+    lanes: int = 1
+    batch_max: int = 256
+    queue_max: int = 4096
+
+
+class Lane:
+    """One writer thread. Its methods below ``start`` run in that thread."""
+
+    def __init__(
+        self,
+        store: DrawStore,
+        *,
+        live: Callable[[], Mapping[int, LiveActivity]],
+        now_ms: Callable[[], int],
+        ids: Ids,
+        hand_over: Callable[[Settled], None],
+        hand_tasks: Callable[[Sequence[Task]], None],
+        settings: LaneSettings,
+    ) -> None:
+        self._store = store
+        self._live = live
+        self._now_ms = now_ms
+        self._ids = ids
+        self._hand_over = hand_over
+        self._hand_tasks = hand_tasks
+        self._settings = settings
+        self._queue: SimpleQueue[Submission | None] = SimpleQueue()
+        self._thread = threading.Thread(target=self._run, name="lane", daemon=True)
+        self._accepting = True
+        self.batches = self.draws = self.refusals = self.troubles = self.retries = 0
+
+    def start(self) -> None:
+        """Begin to draw."""
+        self._thread.start()
+
+    def submit(self, submission: Submission) -> None:
+        """Queue a request. Raises ``Overloaded`` when the queue is full or the lane is stopping."""
+        if not self._accepting or self._queue.qsize() >= self._settings.queue_max:
+            raise Overloaded("Too many draws are waiting; nothing was spent. Try again in a moment.")
+        self._queue.put(submission)
+
+    def stop(self, *, timeout_seconds: float) -> bool:
+        """Draw what is queued, then end; whether that was done in time."""
+        self._accepting = False
+        self._queue.put(None)
+        self._thread.join(timeout_seconds)
+        return not self._thread.is_alive()
+
+    @property
+    def waiting(self) -> int:
+        """Requests in the queue now."""
+        return self._queue.qsize()
+
+    def _run(self) -> None:
+        last = False
+        while not last:
+            batch, last = self._gather()
+            if batch:
+                self._serve(batch)
+
+    def _gather(self) -> tuple[list[Submission], bool]:
+        """Wait for a first request, then take what else is there already; True when the lane was told to stop."""
+        get_nowait = self._queue.get_nowait
+        batch: list[Submission] = []
+        item = self._queue.get()
+        try:
+            while item is not None:
+                batch.append(item)
+                if len(batch) >= self._settings.batch_max:
+                    return batch, False
+                item = get_nowait()
+        except Empty:
+            return batch, False
+        return batch, True
+
+    def _serve(self, batch: list[Submission]) -> None:
+        now_ms = self._now_ms()
+        make = self._ids.make
+        requests = [DrawRequest(make(now_ms), s.user_id, s.activity_id, s.request_id) for s in batch]
+        result = self._draw(requests, now_ms)
+        self._count(result.answers)
+        self._hand_over([(s.reply, answer) for s, answer in zip(batch, result.answers, strict=True)])
+        if result.tasks:
+            self._hand_tasks(result.tasks)
+
+    def _draw(self, requests: Sequence[DrawRequest], now_ms: int) -> BatchResult:
+        """Draw the batch; when something in it breaks the transaction, halve it until the poison stands alone."""
+        try:
+            return self._try(requests, now_ms)
+        except Trouble as trouble:
+            log.warning("batch failed", code=trouble.code, requests=len(requests), reason=str(trouble))
+            return BatchResult([trouble] * len(requests), [])
+        except Exception as fault:
+            if len(requests) == 1:
+                log.exception("draw failed", user_id=requests[0].user_id, activity_id=requests[0].activity_id)
+                return BatchResult([Trouble(f"The draw failed; nothing was spent ({type(fault).__name__}).")], [])
+        middle = len(requests) // 2
+        left, right = self._draw(requests[:middle], now_ms), self._draw(requests[middle:], now_ms)
+        return BatchResult([*left.answers, *right.answers], [*left.tasks, *right.tasks])
+
+    def _try(self, requests: Sequence[DrawRequest], now_ms: int) -> BatchResult:
+        """One transaction, tried again after a lost race, settled when its commit's fate is unknown."""
+        for attempt in range(1, ATTEMPTS_MAX + 1):
+            try:
+                with self._store.drawing() as tx:
+                    result = draw_batch(tx, requests, live=self._live(), now_ms=now_ms)
+            except OutcomeUnknown:
+                return self._settle(requests, result)
+            except (GuardMissed, Contention):
+                self.retries += 1
+                if attempt < ATTEMPTS_MAX:
+                    time.sleep(random.uniform(0, JITTER_SECONDS * attempt))  # noqa: S311  spreads retries, not prizes
+            else:
+                return result
+        raise Contention("Others kept the database locked; nothing was spent. Try again.")
+
+    def _settle(self, requests: Sequence[DrawRequest], result: BatchResult) -> BatchResult:
+        """The connection was lost around the commit: look the orders up before answering.
+
+        A transaction is all or nothing, so one order that exists proves the whole batch.
+        """
+        drawn = [answer.order_id for answer in result.answers if isinstance(answer, Drawn)]
+        for _ in range(SETTLE_ATTEMPTS_MAX):
+            try:
+                found = self._store.find_draws(drawn)
+            except Trouble:
+                time.sleep(SETTLE_WAIT_SECONDS)
+                continue
+            if found.keys() >= set(drawn):
+                return result
+            return BatchResult([Trouble("The database refused the commit; nothing was spent.")] * len(requests), [])
+        return BatchResult([OutcomeUnknown(_UNKNOWN)] * len(requests), [])
+
+    def _count(self, answers: Iterable[Answer]) -> None:
+        self.batches += 1
+        for answer in answers:
+            if isinstance(answer, Drawn):
+                self.draws += 1
+            elif isinstance(answer, Trouble):
+                self.troubles += 1
+            else:
+                self.refusals += 1
+
+
+_UNKNOWN = "It is not known yet whether the draw was made; repeat it with the same request id to learn its outcome."
+
+
+def set_futures(settled: Settled) -> None:
+    """The hand-over for callers that wait in threads: replies are ``concurrent.futures.Future``."""
+    for reply, answer in settled:
+        future: Future[Answer] = reply
+        future.set_result(answer)
+
+
+class LaneSet:
+    """All lanes of one store."""
+
+    def __init__(
+        self,
+        store: DrawStore,
+        *,
+        live: Callable[[], Mapping[int, LiveActivity]],
+        now_ms: Callable[[], int],
+        ids: Ids,
+        hand_tasks: Callable[[Sequence[Task]], None],
+        settings: LaneSettings,
+        hand_over: Callable[[Settled], None] = set_futures,
+    ) -> None:
+        self.lanes = tuple(
+            Lane(
+                store,
+                live=live,
+                now_ms=now_ms,
+                ids=ids,
+                hand_over=hand_over,
+                hand_tasks=hand_tasks,
+                settings=settings,
+            )
+            for _ in range(settings.lanes)
+        )
+
+    def start(self) -> None:
+        """Start every lane's thread."""
+        for lane in self.lanes:
+            lane.start()
+
+    def submit(self, user_id: str, activity_id: int, request_id: str | None, *, reply: object) -> None:
+        """Queue a draw; ``hand_over`` gets ``(reply, answer)``. Raises ``Overloaded``; then nothing was queued."""
+        lanes = self.lanes
+        lane = lanes[0] if len(lanes) == 1 else lanes[crc32(user_id.encode()) % len(lanes)]
+        lane.submit(Submission(user_id, activity_id, request_id, reply))
+
+    def draw(self, user_id: str, activity_id: int, request_id: str | None = None, *, timeout_seconds: float) -> Drawn:
+        """Draw and wait (with the default hand-over). Raises the refusal; ``OutcomeUnknown`` after the time-out."""
+        future: Future[Answer] = Future()
+        self.submit(user_id, activity_id, request_id, reply=future)
+        try:
+            answer = future.result(timeout_seconds)
+        except TimeoutError:
+            raise OutcomeUnknown(_UNKNOWN) from None
+        if isinstance(answer, Drawn):
+            return answer
+        raise answer
+
+    def stop(self, *, timeout_seconds: float) -> bool:
+        """Draw everything queued and end; whether all lanes did so in time."""
+        deadline = time.monotonic() + timeout_seconds
+        in_time = [lane.stop(timeout_seconds=max(0.0, deadline - time.monotonic())) for lane in self.lanes]
+        return all(in_time)
+
+    def stats(self) -> list[LaneStats]:
+        """Counters per lane."""
+        return [LaneStats(x.batches, x.draws, x.refusals, x.troubles, x.retries) for x in self.lanes]

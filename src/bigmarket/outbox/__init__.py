@@ -1,0 +1,1 @@
+"""WHAT must happen next? The outbox: tasks written with what caused them, relayed afterwards."""

@@ -1,0 +1,192 @@
+"""The embedded store: one SQLite file, no service. WAL, synchronous=FULL, one writer at a time.
+
+Writers of this process queue in order of arrival (``Turnstile``); writers of other processes are waited for by
+SQLite's busy handler, for a bounded time. Every transaction that may write begins IMMEDIATE, so it can never fail
+half-way for want of the write lock.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+import threading
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from types import TracebackType
+
+from sqlalchemy import Connection, Engine, create_engine, event
+from sqlalchemy.pool import QueuePool
+
+from bigmarket.draw import Drawn
+from bigmarket.errors import BigmarketError, Contention, OutcomeUnknown, StorageFull, Trouble
+from bigmarket.storage.sqlite_draw import SqliteDrawTx, find_draws
+
+BUSY_WAIT_SECONDS = 3.0
+TURNSTILE_WAIT_SECONDS = 4.0
+CHECKPOINT_PAGES = 4_000
+CACHE_KIB = 65_536
+READERS_MAX = 8
+
+_PRAGMAS = (
+    "PRAGMA journal_mode = WAL",
+    "PRAGMA synchronous = FULL",
+    f"PRAGMA busy_timeout = {int(BUSY_WAIT_SECONDS * 1000)}",
+    f"PRAGMA wal_autocheckpoint = {CHECKPOINT_PAGES}",
+    f"PRAGMA cache_size = -{CACHE_KIB}",
+    "PRAGMA temp_store = MEMORY",
+)
+
+
+class Turnstile:
+    """A lock that lets waiters through in order of arrival; a plain lock would let a busy lane starve the rest."""
+
+    def __init__(self) -> None:
+        self._mutex = threading.Lock()
+        self._waiting: deque[threading.Lock] = deque()
+        self._taken = False
+
+    def __enter__(self) -> None:
+        with self._mutex:
+            if not self._taken:
+                self._taken = True
+                return
+            gate = threading.Lock()
+            gate.acquire()
+            self._waiting.append(gate)
+        if gate.acquire(timeout=TURNSTILE_WAIT_SECONDS):
+            return
+        with self._mutex:
+            if gate in self._waiting:
+                self._waiting.remove(gate)
+                raise Contention(
+                    "Other writers of this process kept the database busy; nothing was spent. Try again."
+                )
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        with self._mutex:
+            if self._waiting:
+                self._waiting.popleft().release()
+            else:
+                self._taken = False
+
+
+class SqliteStore:
+    """One SQLite file at ``path``; the folder must exist."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._turnstile = Turnstile()
+        self._writer = connect(path)
+        self._cold_writer = _engine(path, begin="BEGIN IMMEDIATE", pool_size=1)
+        self._reader = _engine(path, begin="BEGIN", pool_size=READERS_MAX)
+
+    @contextmanager
+    def drawing(self) -> Iterator[SqliteDrawTx]:
+        """One draw transaction (lanes.py says what may be raised)."""
+        with self._transaction() as connection:
+            yield SqliteDrawTx(connection)
+
+    def find_draws(self, order_ids: Sequence[str]) -> Mapping[str, Drawn]:
+        """The outcomes that exist, by order id; on a connection of its own."""
+        with translated():
+            connection = connect(self.path)
+            try:
+                return find_draws(connection, order_ids)
+            finally:
+                connection.close()
+
+    @contextmanager
+    def writing(self) -> Iterator[Connection]:
+        """One write transaction for cold paths, as a SQLAlchemy connection; committed when the block ends."""
+        with self._turnstile, translated(), self._cold_writer.begin() as connection:
+            yield connection
+
+    @contextmanager
+    def reading(self) -> Iterator[Connection]:
+        """One read transaction: a consistent view that blocks nobody."""
+        with translated(), self._reader.connect() as connection:
+            yield connection
+
+    def close(self) -> None:
+        """Give every connection back; the last one folds the write-ahead log into the file."""
+        self._cold_writer.dispose()
+        self._reader.dispose()
+        self._writer.close()
+
+    @contextmanager
+    def _transaction(self) -> Iterator[sqlite3.Connection]:
+        """BEGIN IMMEDIATE ... COMMIT on the hot writer; always rolled back when the block raises."""
+        connection = self._writer
+        with self._turnstile, translated():
+            connection.execute("BEGIN IMMEDIATE")
+            try:
+                yield connection
+            except BaseException:
+                _roll_back(connection)
+                raise
+            try:
+                connection.execute("COMMIT")
+            except sqlite3.Error as error:
+                if not connection.in_transaction:
+                    raise OutcomeUnknown("The commit failed half-way; its outcome is being looked up.") from error
+                _roll_back(connection)
+                raise
+
+
+def connect(path: Path) -> sqlite3.Connection:
+    """A connection with this store's settings, in autocommit mode until BEGIN."""
+    connection = sqlite3.connect(
+        path, timeout=BUSY_WAIT_SECONDS, isolation_level=None, check_same_thread=False, cached_statements=512
+    )
+    for pragma in _PRAGMAS:
+        connection.execute(pragma).fetchall()
+    return connection
+
+
+def _engine(path: Path, *, begin: str, pool_size: int) -> Engine:
+    engine = create_engine(
+        "sqlite://",
+        creator=lambda: connect(path),
+        poolclass=QueuePool,
+        pool_size=pool_size,
+        max_overflow=0,
+        pool_timeout=BUSY_WAIT_SECONDS,
+    )
+    event.listen(engine, "begin", lambda connection: connection.exec_driver_sql(begin))
+    return engine
+
+
+def _roll_back(connection: sqlite3.Connection) -> None:
+    if connection.in_transaction:  # SQLite may have rolled back by itself
+        connection.execute("ROLLBACK")
+
+
+@contextmanager
+def translated() -> Iterator[None]:
+    """Turn SQLite's own errors into ours; whatever fails here was rolled back, so nothing was spent."""
+    try:
+        yield
+    except BigmarketError:
+        raise
+    except Exception as error:
+        cause = getattr(error, "orig", error)
+        trouble = _trouble_of(cause) if isinstance(cause, sqlite3.Error) else None
+        if trouble is None:
+            raise
+        raise trouble from error
+
+
+def _trouble_of(error: sqlite3.Error) -> Trouble | None:
+    code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+    if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
+        return Contention("Another process kept the database locked; nothing was spent. Try again.")
+    if code == sqlite3.SQLITE_FULL:
+        return StorageFull(
+            "The disk or the database file is full; nothing was spent. Free some space, then try again."
+        )
+    if code in (sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY):
+        return Trouble(f"The database file cannot be written ({error}); nothing was spent.")
+    return None
