@@ -27,6 +27,7 @@ TURNSTILE_WAIT_SECONDS = 4.0
 CHECKPOINT_PAGES = 4_000
 CACHE_KIB = 65_536
 READERS_MAX = 8
+FULL = 2  # as PRAGMA synchronous reports it
 
 _PRAGMAS = (
     "PRAGMA journal_mode = WAL",
@@ -109,6 +110,14 @@ class SqliteStore:
         """One read transaction: a consistent view that blocks nobody."""
         with translated(), self._reader.connect() as connection:
             yield connection
+
+    def durability_faults(self) -> list[str]:
+        """Settings under which an acknowledged draw could be lost; none when all is well."""
+        with translated(), self._turnstile:
+            journal = self._writer.execute("PRAGMA journal_mode").fetchone()[0]
+            synchronous = self._writer.execute("PRAGMA synchronous").fetchone()[0]
+        faults = [] if journal == "wal" else [f"journal_mode is {journal}, not wal"]
+        return faults if synchronous >= FULL else [*faults, f"synchronous is {synchronous}, not FULL"]
 
     def close(self) -> None:
         """Give every connection back; the last one folds the write-ahead log into the file."""

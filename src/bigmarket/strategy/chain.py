@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import NamedTuple
 
-from bigmarket.strategy.rules.base import Entry, Given
+from bigmarket.strategy.rules.base import Entry, Given, Narrowed
 from bigmarket.strategy.wheel import ALL_AWARDS, Wheel
 
 
@@ -18,20 +18,25 @@ class Pick(NamedTuple):
     rolled: int | None
 
 
-def pick(wheel: Wheel, entry: Entry, *, roll: Callable[[int], int]) -> Pick:
-    """Ask each rule in order; the first that answers decides, else the roll is among all awards.
-
-    ``roll(faces)`` answers a number in ``[0, faces)``.
-    """
-    name = ALL_AWARDS
+def judge(wheel: Wheel, entry: Entry) -> Pick | Narrowed:
+    """Ask each rule in order; the first that answers decides: an award outright, or the table to roll with."""
     for rule in wheel.chain:
         answer = rule.judge(entry)
-        if answer is None:
-            continue
         if isinstance(answer, Given):
             return Pick(answer.award_id, answer.config, rule.rule, None)
-        name = answer.table
-        break
-    table = wheel.tables[name]
+        if answer is not None:
+            return answer
+    return _NOT_NARROWED
+
+
+def pick(wheel: Wheel, entry: Entry, *, roll: Callable[[int], int]) -> Pick:
+    """The award that the chain gives, else the one that is rolled; ``roll(faces)`` answers in ``[0, faces)``."""
+    judged = judge(wheel, entry)
+    if isinstance(judged, Pick):
+        return judged
+    table = wheel.tables[judged.table]
     rolled = roll(table.total)
-    return Pick(table.pick(rolled), None, name, rolled)
+    return Pick(table.pick(rolled), None, judged.table, rolled)
+
+
+_NOT_NARROWED = Narrowed(ALL_AWARDS)
