@@ -98,7 +98,7 @@ def in_order(campaign: Campaign) -> Campaign:
 
 def canonical(campaign: Campaign) -> dict[str, Any]:
     """The campaign as plain JSON data: ordered, decimals as exact text, times in UTC, nothing that is None."""
-    data: dict[str, Any] = _plain_data(in_order(campaign).model_dump(by_alias=True, exclude_none=True))
+    data: dict[str, Any] = plain_data(in_order(campaign).model_dump(by_alias=True, exclude_none=True))
     return data
 
 
@@ -145,13 +145,14 @@ def _tree_in_order(tree: RuleTree) -> RuleTree:
     )
 
 
-def _plain_data(value: Any) -> Any:
+def plain_data(value: Any) -> Any:
+    """A dumped model as JSON data: sets sorted, decimals as exact text, times in UTC."""
     if isinstance(value, dict):
-        return {key: _plain_data(item) for key, item in value.items()}
+        return {key: plain_data(item) for key, item in value.items()}
     if isinstance(value, frozenset):
         return sorted(value)
     if isinstance(value, (tuple, list)):
-        return [_plain_data(item) for item in value]
+        return [plain_data(item) for item in value]
     if isinstance(value, Decimal):
         return plain(value)
     if isinstance(value, datetime):
