@@ -7,8 +7,10 @@ per chunk instead of one per row, which is what keeps a busy event loop from slo
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
+from typing import Any
 
 CHUNK_MAX = 256
 
@@ -30,3 +32,18 @@ def filled(template: str, rows: int, columns: int) -> str:
     """``template`` with ``{rows}`` replaced by ``(?, ?), (?, ?), ...``: that many rows of that many columns."""
     row = f"({', '.join('?' * columns)})"
     return template.replace("{rows}", ", ".join([row] * rows))
+
+
+def select(connection: sqlite3.Connection, template: str, keys: Sequence[Row]) -> list[tuple[Any, ...]]:
+    """Rows found (or returned) for any of ``keys``; ``template`` joins its table to ``(VALUES {rows}) AS v``."""
+    found: list[tuple[Any, ...]] = []
+    for size, values in chunks(keys):
+        found += connection.execute(filled(template, size, len(keys[0])), values)
+    return found
+
+
+def write(connection: sqlite3.Connection, template: str, rows: Sequence[Row]) -> int:
+    """Run an INSERT or UPDATE over ``rows``; how many rows of the table it changed."""
+    return sum(
+        connection.execute(filled(template, size, len(rows[0])), values).rowcount for size, values in chunks(rows)
+    )

@@ -20,6 +20,11 @@ from sqlalchemy.pool import QueuePool
 
 from bigmarket.draw import Drawn
 from bigmarket.errors import BigmarketError, Contention, OutcomeUnknown, StorageFull, Trouble
+from bigmarket.outbox.parking import ParkedTask
+from bigmarket.outbox.task import Backlog, Task, TaskFailure
+from bigmarket.storage import tasks
+from bigmarket.storage.recharging import SqlRechargeTx
+from bigmarket.storage.sqlite_delivery import SqliteDeliveryTx
 from bigmarket.storage.sqlite_draw import SqliteDrawTx, find_draws
 
 BUSY_WAIT_SECONDS = 3.0
@@ -98,6 +103,43 @@ class SqliteStore:
                 return find_draws(connection, order_ids)
             finally:
                 connection.close()
+
+    @contextmanager
+    def delivering(self) -> Iterator[SqliteDeliveryTx]:
+        """One delivery transaction, on the same writer as the draws."""
+        with self._transaction() as connection:
+            yield SqliteDeliveryTx(connection)
+
+    @contextmanager
+    def recharging(self) -> Iterator[SqlRechargeTx]:
+        """One recharge transaction."""
+        with self.writing() as connection:
+            yield SqlRechargeTx(connection)
+
+    def due_tasks(self, now_ms: int, *, created_before_ms: int, limit: int) -> Sequence[Task]:
+        """Tasks that the relay should deliver now (contract.py)."""
+        with self.reading() as connection:
+            return tasks.due_tasks(connection, now_ms=now_ms, created_before_ms=created_before_ms, limit=limit)
+
+    def fail_task(self, failure: TaskFailure) -> None:
+        """Write a failed attempt down."""
+        with self.writing() as connection:
+            tasks.fail_task(connection, failure)
+
+    def parked_tasks(self, *, limit: int) -> Sequence[ParkedTask]:
+        """The first parked tasks by message id."""
+        with self.reading() as connection:
+            return tasks.parked_tasks(connection, limit=limit)
+
+    def redrive_tasks(self, *, message_id: str | None, now_ms: int) -> int:
+        """Make that parked task, or all (None), due now; how many there were."""
+        with self.writing() as connection:
+            return tasks.redrive_tasks(connection, message_id=message_id, now_ms=now_ms)
+
+    def backlog(self) -> Backlog:
+        """How many tasks wait, since when, and how many are parked."""
+        with self.reading() as connection:
+            return tasks.backlog(connection)
 
     @contextmanager
     def writing(self) -> Iterator[Connection]:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Collection, Sequence
-from typing import Any
 
 from bigmarket.activity.quota import Account
 from bigmarket.draw import (
@@ -24,7 +23,7 @@ from bigmarket.draw import (
     StockKey,
 )
 from bigmarket.outbox.task import Task
-from bigmarket.storage.bulk import Row, chunks, filled
+from bigmarket.storage.bulk import Row, select, write
 
 _LOAD_ACCOUNTS = """
 SELECT a.user_id, a.activity_id, a.total_count, a.total_count_surplus, a.month, a.month_count,
@@ -132,18 +131,3 @@ def find_draws(connection: sqlite3.Connection, order_ids: Sequence[str]) -> dict
     """The outcomes that exist, by order id."""
     rows = select(connection, _FIND_DRAWS, [(order_id,) for order_id in order_ids])
     return {row[0]: Drawn(*row) for row in rows}
-
-
-def select(connection: sqlite3.Connection, template: str, keys: Sequence[Row]) -> list[tuple[Any, ...]]:
-    """Rows found for any of ``keys``; ``template`` joins its table to ``(VALUES {rows}) AS v``."""
-    found: list[tuple[Any, ...]] = []
-    for size, values in chunks(keys):
-        found += connection.execute(filled(template, size, len(keys[0])), values)
-    return found
-
-
-def write(connection: sqlite3.Connection, template: str, rows: Sequence[Row]) -> int:
-    """Run an INSERT or UPDATE over ``rows``; how many rows of the table it changed."""
-    return sum(
-        connection.execute(filled(template, size, len(rows[0])), values).rowcount for size, values in chunks(rows)
-    )

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from bigmarket.award.kinds.base import Delivery
+from bigmarket.award.kinds.amounts import read_cents
+from bigmarket.award.kinds.base import Delivery, Roll
+from bigmarket.award.message import SendAward
+from bigmarket.credit.model import CreditTrade
+from bigmarket.errors import BadInput
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,4 +20,19 @@ class UserCreditBlacklist:
 
     def check(self, config: str) -> str | None:
         """One amount."""
-        return None if config else "config must be an amount of credits, such as `1`"
+        try:
+            _amount(config)
+        except BadInput as bad:
+            return str(bad)
+        return None
+
+    def effect(self, won: SendAward, *, roll: Roll) -> CreditTrade:  # noqa: ARG002  the amount is fixed
+        """The configured amount."""
+        return CreditTrade(won.order_id, won.user_id, "award", _amount(won.award_config), won.order_id)
+
+
+def _amount(config: str) -> int:
+    """The amount in hundredths."""
+    if not config.strip():
+        raise BadInput("config must be an amount of credits, such as `1`")
+    return read_cents(config, name="config")

@@ -1,0 +1,1 @@
+"""How messages travel from the outbox to their consumers."""

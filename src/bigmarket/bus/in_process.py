@@ -1,0 +1,56 @@
+"""The embedded bus: a message reaches its consumer within this process, in one transaction with its effects."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from typing import Protocol
+
+from bigmarket.award.records import DeliveryTx
+from bigmarket.errors import NotFound
+from bigmarket.outbox.task import Task
+
+
+class Consumer(Protocol):
+    """What happens to the messages (JSON bodies) of one topic."""
+
+    def __call__(self, tx: DeliveryTx, messages: Sequence[bytes], *, now_ms: int) -> None:
+        """Write the effects inside ``tx``; whatever is raised rolls them back."""
+        ...
+
+
+class DeliveryStore(Protocol):
+    """What the bus needs of the store."""
+
+    def delivering(self) -> AbstractContextManager[DeliveryTx]:
+        """One write transaction: committed when the block ends, rolled back when it raises."""
+        ...
+
+
+class InProcessBus:
+    """``consumers`` maps topics to functions."""
+
+    def __init__(self, store: DeliveryStore, consumers: Mapping[str, Consumer], *, now_ms: Callable[[], int]) -> None:
+        self._store = store
+        self._consumers = consumers
+        self._now_ms = now_ms
+
+    def deliver(self, tasks: Sequence[Task]) -> None:
+        """Run the consumers and complete the tasks, all or nothing.
+
+        Raises NotFound for a topic without a consumer, a ``Trouble`` of the store, or what a consumer raises.
+        """
+        now_ms = self._now_ms()
+        topics: dict[str, list[bytes]] = {}
+        for task in tasks:
+            topics.setdefault(task.topic, []).append(task.message)
+        with self._store.delivering() as tx:
+            for topic, messages in topics.items():
+                self._consumer_of(topic)(tx, messages, now_ms=now_ms)
+            tx.finish_tasks([task.message_id for task in tasks])
+
+    def _consumer_of(self, topic: str) -> Consumer:
+        try:
+            return self._consumers[topic]
+        except KeyError:
+            raise NotFound(f"No consumer for topic {topic!r}.") from None

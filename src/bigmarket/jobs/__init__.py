@@ -1,0 +1,1 @@
+"""What runs when, and which function takes which topic."""

@@ -1,0 +1,17 @@
+"""Topic -> function: who does what a message asks for."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from bigmarket.award.message import SEND_AWARD, decode
+from bigmarket.award.records import DeliveryTx, deliver_awards
+from bigmarket.bus.in_process import Consumer
+
+
+def send_award(tx: DeliveryTx, messages: Sequence[bytes], *, now_ms: int) -> None:
+    """Give the winners what they won."""
+    deliver_awards(tx, [decode(message) for message in messages], now_ms=now_ms)
+
+
+CONSUMERS: Mapping[str, Consumer] = {SEND_AWARD: send_award}

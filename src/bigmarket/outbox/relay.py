@@ -1,0 +1,215 @@
+"""The relay: one thread that delivers the tasks that draws left behind.
+
+Lanes hand it what they just committed (``offer``), so the usual task is delivered within milliseconds and never read
+back. A scan finds what memory does not hold: tasks of a process that died, tasks that did not fit, failed tasks that
+are due again. Both ways may deliver a task twice; consumers make that harmless.
+
+One task that breaks its batch is found by halving and fails alone, with back-off and at last parked. Trouble of the
+machinery counts against no task: the relay waits a moment and tries again with a smaller batch.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Sequence
+from typing import NamedTuple, Protocol
+
+import structlog
+
+from bigmarket.errors import Trouble
+from bigmarket.outbox.held import Held
+from bigmarket.outbox.task import Task, TaskFailure, failed, postponed
+
+log = structlog.get_logger(__name__)
+
+BATCH_MAX = 256
+HELD_MAX = 20_000
+SCAN_SECONDS = 1.0
+GRACE_MS = 5_000  # younger tasks are most likely in memory, here or in the process that wrote them
+PAUSE_MIN_SECONDS = 0.05
+PAUSE_MAX_SECONDS = 2.0
+
+Deliver = Callable[[Sequence[Task]], None]
+
+
+class RelayStore(Protocol):
+    """What the relay needs of the store."""
+
+    def due_tasks(self, now_ms: int, *, created_before_ms: int, limit: int) -> Sequence[Task]:
+        """Up to ``limit`` tasks, longest due first: in ``fail`` and due, or in ``create`` since before that."""
+        ...
+
+    def fail_task(self, failure: TaskFailure) -> None:
+        """Write a failed attempt down; a task that was delivered meanwhile stays ``completed``."""
+        ...
+
+
+class RelayStats(NamedTuple):
+    """Counters since the start, and what waits in memory; ``lag_ms`` is the age of the oldest task there."""
+
+    delivered: int
+    failed: int
+    parked: int
+    troubles: int
+    overflows: int
+    waiting: int
+    lag_ms: int
+
+
+class Relay:
+    """Delivers batches by ``deliver``, which returns only when every task of the batch is completed in the store.
+
+    ``deliver`` raises a ``Trouble`` when the machinery failed, anything else when a task of the batch is at fault; in
+    both cases it may be called again with any of the tasks.
+    """
+
+    def __init__(
+        self, store: RelayStore, *, deliver: Deliver, now_ms: Callable[[], int], held_max: int = HELD_MAX
+    ) -> None:
+        self._store = store
+        self._deliver_batch = deliver
+        self._now_ms = now_ms
+        self._held = Held(tasks_max=held_max)
+        self._thread = threading.Thread(target=self._run, name="relay", daemon=True)
+        self._wake = threading.Event()
+        self._halt = threading.Event()  # the time to drain is over
+        self._stopping = False
+        self._scan_at = 0.0
+        self._horizon_ms = now_ms()  # tasks from before that may be missing in memory, however young they are
+        self._overflowed = False
+        self._batch_max = BATCH_MAX
+        self._pause_seconds = PAUSE_MIN_SECONDS
+        self.delivered = self.failed = self.parked = self.troubles = self.overflows = 0
+
+    def start(self) -> None:
+        """Begin to deliver, with whatever an earlier process left."""
+        self._thread.start()
+
+    def offer(self, tasks: Sequence[Task]) -> None:
+        """Take tasks that were just committed. Never waits; what does not fit is left to the scan."""
+        if not self._held.put(tasks, now_ms=self._now_ms()):
+            self.overflows += 1
+            self._horizon_ms = self._now_ms()
+            self._overflowed = True
+        if not self._wake.is_set():
+            self._wake.set()
+
+    def stop(self, *, timeout_seconds: float) -> bool:
+        """Deliver what memory holds, then end; whether that was done in time. The store keeps the rest."""
+        self._stopping = True
+        self._wake.set()
+        if self._thread.ident is not None:
+            self._thread.join(timeout_seconds)
+        self._halt.set()
+        return not self._thread.is_alive() and not self._held
+
+    @property
+    def waiting(self) -> int:
+        """Tasks in memory now."""
+        return len(self._held)
+
+    @property
+    def lag_ms(self) -> int:
+        """Age of the oldest task in memory; 0 when there is none."""
+        oldest_ms = self._held.oldest_ms
+        return 0 if oldest_ms is None else max(0, self._now_ms() - oldest_ms)
+
+    def stats(self) -> RelayStats:
+        """Counters for metrics."""
+        return RelayStats(
+            self.delivered, self.failed, self.parked, self.troubles, self.overflows, self.waiting, self.lag_ms
+        )
+
+    def _run(self) -> None:
+        while not self._halt.is_set() and not (self._stopping and not self._held):
+            try:
+                if not self._turn() and not self._stopping:
+                    self._wake.wait(max(0.0, self._scan_at - time.monotonic()))
+                    self._wake.clear()
+            except Exception:  # a fault of ours: the tasks are in the store, so serving goes on
+                log.exception("relay turn failed; its tasks are left to the scan")
+                self._pause()
+
+    def _turn(self) -> bool:
+        """Deliver one batch that the scan found and one from memory; whether there was any."""
+        found = self._scan()
+        if found and not self._served(found):
+            self._scan_at = 0.0
+        since_ms, held = self._held.take(self._batch_max)
+        if held and not self._served(held):
+            self._held.put_back(held, since_ms=since_ms)
+        return bool(found or held)
+
+    def _scan(self) -> Sequence[Task]:
+        """Tasks that are due in the store: every ``SCAN_SECONDS``, and again at once until nothing is due."""
+        drained = len(self._held) <= BATCH_MAX  # else a scan without grace would mostly find what memory holds
+        if self._stopping or (time.monotonic() < self._scan_at and not (self._overflowed and drained)):
+            return ()
+        now_ms = self._now_ms()
+        created_before_ms = max(now_ms - GRACE_MS, self._horizon_ms if drained else 0)
+        self._overflowed = self._overflowed and not drained
+        try:
+            found = self._store.due_tasks(now_ms, created_before_ms=created_before_ms, limit=self._batch_max)
+        except Trouble as trouble:
+            self._scan_at = time.monotonic() + SCAN_SECONDS
+            log.warning("due tasks not read", code=trouble.code, reason=str(trouble))
+            return ()
+        self._scan_at = 0.0 if len(found) >= self._batch_max else time.monotonic() + SCAN_SECONDS
+        return found
+
+    def _served(self, tasks: Sequence[Task]) -> bool:
+        """Deliver; False after trouble, when the tasks must be tried again."""
+        try:
+            self._deliver(tasks)
+        except Trouble as trouble:
+            self.troubles += 1
+            log.warning("delivery in trouble", code=trouble.code, tasks=len(tasks), reason=str(trouble))
+            # Smaller from now on: should one task be what troubles the machinery, it ends up alone and is put off.
+            self._batch_max = max(1, len(tasks) // 2)
+            done = len(tasks) == 1 and self._put_off(tasks[0], trouble)
+            self._pause()
+            return done
+        self._batch_max = min(BATCH_MAX, self._batch_max * 2)
+        self._pause_seconds = PAUSE_MIN_SECONDS
+        return True
+
+    def _deliver(self, tasks: Sequence[Task]) -> None:
+        """Deliver the batch; when something in it fails, halve it until the poison stands alone."""
+        try:
+            self._deliver_batch(tasks)
+        except Trouble:
+            raise
+        except Exception as fault:  # noqa: BLE001  whatever it is, the task is parked with it in the end
+            if len(tasks) == 1:
+                self._fail(tasks[0], fault)
+                return
+        else:
+            self.delivered += len(tasks)
+            return
+        middle = len(tasks) // 2
+        self._deliver(tasks[:middle])
+        self._deliver(tasks[middle:])
+
+    def _fail(self, task: Task, fault: Exception) -> None:
+        failure = failed(task, reason=f"{type(fault).__name__}: {fault}", now_ms=self._now_ms())
+        self._store.fail_task(failure)
+        if failure.state == "parked":
+            self.parked += 1
+            log.error("task parked", message_id=task.message_id, topic=task.topic, reason=failure.reason)
+        else:
+            self.failed += 1
+            log.warning("task failed", message_id=task.message_id, topic=task.topic, reason=failure.reason)
+
+    def _put_off(self, task: Task, trouble: Trouble) -> bool:
+        """Let a task that is in trouble all alone wait in the store; whether that could be written."""
+        try:
+            self._store.fail_task(postponed(task, reason=f"{trouble.code}: {trouble}", now_ms=self._now_ms()))
+        except Trouble:
+            return False
+        return True
+
+    def _pause(self) -> None:
+        """Wait a moment, longer each time in a row."""
+        self._halt.wait(self._pause_seconds)
+        self._pause_seconds = min(PAUSE_MAX_SECONDS, self._pause_seconds * 2)
