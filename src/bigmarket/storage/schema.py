@@ -25,7 +25,13 @@ from sqlalchemy import (
 )
 from sqlalchemy.types import TypeEngine
 
-metadata = MetaData()
+#: MySQL wants a CHECK's name to be unique in the whole schema.
+_NAMES = {
+    "ck": "ck_%(table_name)s_%(constraint_name)s",
+    "ix": "ix_%(column_0_label)s",
+    "uq": "uq_%(table_name)s_%(column_0_name)s",
+}
+metadata = MetaData(naming_convention=_NAMES)
 
 USER = String(128)
 KEY = String(32)

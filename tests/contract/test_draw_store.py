@@ -1,0 +1,236 @@
+"""The draw on a real store: what ``draw_batch`` may and may not do to the rows."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+
+import pytest
+from sqlalchemy import text
+
+from bigmarket.activity.model import LiveActivity
+from bigmarket.draw import Answer, Drawn, DrawRequest, GuardMissed, Outcome, draw_batch
+from bigmarket.errors import Contention, QuotaExhausted
+from bigmarket.storage.campaigns import load_live
+from bigmarket.storage.contract import Store
+from bigmarket.storage.doctor import examine
+from bigmarket.storage.sqlite_draw import SqliteDrawTx
+from support import DAY, IDS, NOON, assert_healthy, count, give, install, small_campaign
+
+
+def armed(store: Store) -> dict[int, LiveActivity]:
+    install(store, small_campaign())
+    with store.reading() as connection:
+        return load_live(connection, {})
+
+
+def draw(
+    store: Store,
+    live: dict[int, LiveActivity],
+    users: Sequence[str | tuple[str, str]],
+    *,
+    now_ms: int = NOON,
+) -> list[Answer]:
+    """One batch: users, or (user, request id) pairs."""
+    pairs = [user if isinstance(user, tuple) else (user, None) for user in users]
+    requests = [DrawRequest(IDS.make(now_ms), user, 1, request_id) for user, request_id in pairs]
+    with store.drawing() as tx:
+        return draw_batch(tx, requests, live=live, now_ms=now_ms).answers
+
+
+def test_a_draw_writes_all_its_rows_or_none(store: Store) -> None:
+    live = armed(store)
+    give(store, "ann")
+    (drawn,) = draw(store, live, ["ann"])
+    assert isinstance(drawn, Drawn)
+    for table in ("user_raffle_order", "user_award_record"):
+        assert count(store, f"SELECT COUNT(*) FROM {table}") == 1
+    assert count(store, "SELECT total_count_surplus FROM raffle_activity_account") == 9
+    assert count(store, "SELECT SUM(sold) FROM award_stock") == 1
+    assert_healthy(store)
+
+
+def test_a_transaction_that_raises_leaves_nothing(store: Store) -> None:
+    live = armed(store)
+    give(store, "ann")
+    with pytest.raises(RuntimeError, match="pulled the plug"), store.drawing() as tx:
+        draw_batch(tx, [DrawRequest(IDS.make(NOON), "ann", 1, "r1")], live=live, now_ms=NOON)
+        raise RuntimeError("pulled the plug")
+    assert count(store, "SELECT COUNT(*) FROM user_raffle_order") == 0
+    assert count(store, "SELECT total_count_surplus FROM raffle_activity_account") == 10
+    assert_healthy(store)
+
+
+def test_a_request_id_gives_its_outcome_for_ever(store: Store) -> None:
+    live = armed(store)
+    give(store, "ann")
+    first = draw(store, live, [("ann", "r1"), ("ann", "r1")])
+    again = draw(store, live, [("ann", "r1")], now_ms=NOON + DAY)
+    assert first[0] == first[1] == again[0]
+    assert count(store, "SELECT COUNT(*) FROM user_award_record") == 1
+    assert_healthy(store)
+
+
+def test_two_users_may_use_the_same_request_id(store: Store) -> None:
+    live = armed(store)
+    give(store, "ann")
+    give(store, "bob")
+    ann, bob = draw(store, live, [("ann", "r1"), ("bob", "r1")])
+    assert isinstance(ann, Drawn)
+    assert isinstance(bob, Drawn)
+    assert ann.order_id != bob.order_id
+
+
+def test_an_open_order_is_drawn_once(store: Store) -> None:
+    live = armed(store)
+    give(store, "ann")
+    with store.writing() as connection:
+        connection.execute(
+            text("""INSERT INTO user_raffle_order (order_id, user_id, activity_id, order_state, order_day,
+                      order_time_ms) VALUES ('OPEN', 'ann', 1, 'create', '2026-11-20', :now)"""),
+            {"now": NOON},
+        )
+        connection.execute(
+            text("""UPDATE raffle_activity_account SET total_count_surplus = total_count_surplus - 1,
+                    month_count_surplus = month_count_surplus - 1, day_count_surplus = day_count_surplus - 1""")
+        )
+    answers = draw(store, live, [("ann", "r1"), "ann"])
+    assert [isinstance(a, Drawn) and a.order_id == "OPEN" for a in answers] == [True, False]
+    assert draw(store, live, [("ann", "r1")])[0] == answers[0]
+    assert_healthy(store)
+
+
+def test_the_scarce_prize_is_never_oversold_and_then_gives_its_fallback(store: Store) -> None:
+    live = armed(store)
+    users = [f"u{n:03}" for n in range(100)]
+    for user in users:
+        give(store, user)
+    for _ in range(5):
+        draw(store, live, users)
+    assert count(store, "SELECT sold FROM award_stock WHERE award_id = 4") == 1
+    assert count(store, "SELECT sold FROM award_stock WHERE award_id = 3") == 3
+    assert count(store, "SELECT SUM(sold) FROM award_stock") == 500
+    assert_healthy(store)
+
+
+def test_batches_of_every_size_are_written_whole(store: Store) -> None:
+    live = armed(store)
+    for size in (1, 2, 3, 7, 64, 255, 256, 300):
+        users = [f"s{size}-{n}" for n in range(size)]
+        for user in users:
+            give(store, user, sku=11)
+        assert all(isinstance(answer, Drawn) for answer in draw(store, live, users))
+    assert_healthy(store)
+
+
+def test_many_threads_draw_without_losing_or_doubling(store: Store) -> None:
+    live = armed(store)
+    give(store, "ann")
+    answers: list[Answer] = []
+
+    def work(thread: int) -> None:
+        for n in range(5):
+            answers.extend(draw(store, live, [("ann", f"r{(thread + n) % 8}")]))
+
+    threads = [threading.Thread(target=work, args=(n,)) for n in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(answers) == 40
+    assert len({a.order_id for a in answers if isinstance(a, Drawn)}) == 8
+    assert_healthy(store)
+
+
+def test_quota_is_exact_across_batches(store: Store) -> None:
+    live = armed(store)
+    give(store, "ann", sku=12)  # 5 in all, 4 a month, 2 a day
+    got = [type(a) for day in range(3) for a in draw(store, live, ["ann"] * 3, now_ms=NOON + day * DAY)]
+    assert got.count(Drawn) == 4
+    assert isinstance(draw(store, live, ["ann"], now_ms=NOON + 11 * DAY)[0], Drawn)
+    assert isinstance(draw(store, live, ["ann"], now_ms=NOON + 12 * DAY)[0], QuotaExhausted)
+    assert_healthy(store)
+
+
+class _Untrue(SqliteDrawTx):
+    """Sees stock and quota that are not there, as a stale snapshot would."""
+
+    def load_stock(self, keys):  # type: ignore[no-untyped-def]
+        return dict.fromkeys(keys, 1_000_000)
+
+
+def _stale_batch(store: Store, live: dict[int, LiveActivity], tx_class: type[SqliteDrawTx]) -> None:
+    users = [f"u{n:03}" for n in range(60)]
+    for user in users:
+        give(store, user, sku=11)
+    for turn in range(4):
+        requests = [DrawRequest(IDS.make(NOON), user, 1, f"{turn}") for user in users]
+        with store.drawing() as tx:
+            draw_batch(tx_class(tx._connection), requests, live=live, now_ms=NOON)  # type: ignore[attr-defined]
+
+
+def test_a_stale_snapshot_is_refused_by_the_guard(store: Store) -> None:
+    live = armed(store)
+    with pytest.raises(GuardMissed):
+        _stale_batch(store, live, _Untrue)
+    assert_healthy(store)
+
+
+class _Toothless(_Untrue):
+    """The same, with the stock guard switched off: statement and constraint."""
+
+    def apply(self, outcome: Outcome) -> None:
+        taken, outcome.taken = outcome.taken, {}
+        super().apply(outcome)
+        self._connection.execute("PRAGMA ignore_check_constraints = ON")
+        for (strategy_id, award_id), units in taken.items():
+            self._connection.execute(
+                "UPDATE award_stock SET sold = sold + ? WHERE strategy_id = ? AND award_id = ?",
+                (units, strategy_id, award_id),
+            )
+
+
+def test_teeth_without_the_stock_guard_doctor_sees_the_oversold_prize(store: Store) -> None:
+    live = armed(store)
+    _stale_batch(store, live, _Toothless)
+    assert {f.name for f in examine(store, now_ms=NOON) if not f.ok} == {"S1"}
+
+
+class _Forgetful(SqliteDrawTx):
+    """Writes everything but what the account spent."""
+
+    def apply(self, outcome: Outcome) -> None:
+        outcome.spent = {}
+        super().apply(outcome)
+
+
+def test_teeth_without_the_account_update_doctor_sees_the_leak(store: Store) -> None:
+    live = armed(store)
+    _stale_batch(store, live, _Forgetful)
+    assert {f.name for f in examine(store, now_ms=NOON) if not f.ok} == {"Q2"}
+
+
+class _Taskless(SqliteDrawTx):
+    """Leaves the outbox out of the draw's transaction."""
+
+    def apply(self, outcome: Outcome) -> None:
+        outcome.tasks = []
+        super().apply(outcome)
+
+
+def test_teeth_without_the_outbox_in_the_transaction_doctor_misses_the_tasks(store: Store) -> None:
+    live = armed(store)
+    _stale_batch(store, live, _Taskless)
+    assert {f.name for f in examine(store, now_ms=NOON) if not f.ok} == {"M1"}
+
+
+def test_a_lock_that_others_hold_is_contention_and_spends_nothing(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    live = armed(store)
+    give(store, "ann")
+    with store.writing(), pytest.raises(Contention):
+        store._writer.execute("PRAGMA busy_timeout = 50")  # type: ignore[attr-defined]
+        monkeypatch.setattr(store, "_turnstile", threading.Lock())  # let the database itself refuse
+        draw(store, live, ["ann"])
+    assert count(store, "SELECT COUNT(*) FROM user_raffle_order") == 0

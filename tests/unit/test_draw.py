@@ -1,0 +1,207 @@
+"""``admit`` and ``decide``: pure functions over plain data."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from bigmarket.activity.quota import Account
+from bigmarket.draw import Admission, Drawn, DrawRequest, OpenOrder, Outcome, Snapshot, Ticket, admit, decide
+from bigmarket.errors import (
+    ActivityClosed,
+    BigmarketError,
+    DayQuotaExhausted,
+    Duplicate,
+    MonthQuotaExhausted,
+    NotArmed,
+    NotFound,
+    OutOfWindow,
+    QuotaExhausted,
+)
+from support import DAY, NOON, live_of, small_campaign
+
+ACTIVITY = live_of(small_campaign())
+LIVE = {1: ACTIVITY}
+
+
+def account(*, total: int = 10, month: int = 10, day: int = 10, used: int = 0) -> Account:
+    return Account(total, total - used, "2026-11", month, max(0, month - used), "2026-11-20", day, max(0, day - used))
+
+
+def snapshot(**accounts: Account) -> Snapshot:
+    return Snapshot({(user, 1): held for user, held in accounts.items()}, {}, {})
+
+
+def ask(user: str, number: int = 1, request_id: str | None = None, activity_id: int = 1) -> DrawRequest:
+    return DrawRequest(f"order-{user}-{number}", user, activity_id, request_id)
+
+
+def enter(requests: list[DrawRequest], held: Snapshot, *, now_ms: int = NOON) -> list[Admission]:
+    return admit(requests, held, live=LIVE, now_ms=now_ms)
+
+
+def tickets(admissions: list[Admission]) -> list[Ticket]:
+    assert all(isinstance(a, Ticket) for a in admissions), admissions
+    return [a for a in admissions if isinstance(a, Ticket)]
+
+
+def stock(*, mug: int = 30, lamp: int = 3, car: int = 1) -> dict[tuple[int, int], int | None]:
+    return {(9, 1): None, (9, 2): mug, (9, 3): lamp, (9, 4): car}
+
+
+def settle(given: list[Ticket], left: dict[tuple[int, int], int | None] | None = None) -> Outcome:
+    return decide(given, left if left is not None else stock(), now_ms=NOON)
+
+
+def test_draws_of_one_user_in_one_batch_count_up() -> None:
+    given = tickets(enter([ask("ann", n) for n in range(1, 6)], snapshot(ann=account(used=2))))
+    assert [t.ordinal for t in given] == [3, 4, 5, 6, 7]
+    assert [t.ordinal_today for t in given] == [3, 4, 5, 6, 7]
+    outcome = settle(given)
+    assert outcome.spent[("ann", 1)].draws == 5
+    assert len(outcome.records) == len(outcome.orders) == 5
+
+
+def test_a_batch_spends_no_more_than_the_account_holds() -> None:
+    admissions = enter([ask("ann", n) for n in range(1, 5)], snapshot(ann=account(total=2)))
+    assert [type(a) for a in admissions] == [Ticket, Ticket, QuotaExhausted, QuotaExhausted]
+
+
+@pytest.mark.parametrize(
+    ("held", "error"),
+    [
+        (account(total=3, used=3), QuotaExhausted),
+        (account(month=3, used=3), MonthQuotaExhausted),
+        (account(day=3, used=3), DayQuotaExhausted),
+    ],
+)
+def test_quota_is_refused_by_name(held: Account, error: type[BigmarketError]) -> None:
+    assert isinstance(enter([ask("ann")], snapshot(ann=held))[0], error)
+
+
+def test_a_user_without_account_has_no_quota() -> None:
+    assert isinstance(enter([ask("bob")], snapshot())[0], QuotaExhausted)
+
+
+def test_the_day_and_the_month_begin_anew_and_the_total_does_not() -> None:
+    held = account(total=10, month=2, day=1, used=2)
+    assert isinstance(enter([ask("ann")], snapshot(ann=held))[0], MonthQuotaExhausted)
+    (ticket,) = tickets(enter([ask("ann")], snapshot(ann=held), now_ms=NOON + 11 * DAY))
+    assert (ticket.ordinal, ticket.ordinal_today, ticket.day) == (3, 1, "2026-12-01")
+    assert (held.total_left, held.month_left, held.day_left) == (7, 1, 0)
+
+
+def test_a_clock_that_goes_back_gives_no_second_day() -> None:
+    held = account(day=1, used=1)
+    assert isinstance(enter([ask("ann")], snapshot(ann=held), now_ms=NOON - DAY)[0], DayQuotaExhausted)
+
+
+@pytest.mark.parametrize(
+    ("activity", "now_ms", "error"),
+    [
+        (replace(ACTIVITY, state="close"), NOON, ActivityClosed),
+        (replace(ACTIVITY, state="create"), NOON, ActivityClosed),
+        (ACTIVITY, ACTIVITY.end_ms, OutOfWindow),
+        (ACTIVITY, ACTIVITY.begin_ms - 1, OutOfWindow),
+        (replace(ACTIVITY, revision=None), NOON, NotArmed),
+    ],
+)
+def test_an_activity_that_takes_no_draws_says_why(activity: object, now_ms: int, error: type[BigmarketError]) -> None:
+    held = snapshot(ann=account())
+    (refused,) = admit([ask("ann")], held, live={1: activity}, now_ms=now_ms)  # type: ignore[dict-item]
+    assert isinstance(refused, error)
+    assert held.accounts[("ann", 1)].total_left == 10
+
+
+def test_an_unknown_activity_is_not_found() -> None:
+    assert isinstance(enter([ask("ann", activity_id=7)], snapshot())[0], NotFound)
+
+
+def test_a_request_id_twice_in_a_batch_is_one_draw() -> None:
+    first, second = enter([ask("ann", 1, "r1"), ask("ann", 2, "r1")], snapshot(ann=account()))
+    assert first is second
+
+
+def test_a_refused_request_id_is_judged_again() -> None:
+    admissions = enter([ask("ann", 1, "r1"), ask("ann", 2, "r1")], snapshot(ann=account(total=1, used=1)))
+    assert [type(a) for a in admissions] == [QuotaExhausted, QuotaExhausted]
+
+
+def test_an_earlier_outcome_is_given_again() -> None:
+    earlier = Drawn("old", "ann", 1, 2, "mug", 2)
+    held = snapshot(ann=account(total=1, used=1))
+    held.settled[("ann", "r1")] = earlier
+    assert enter([ask("ann", 1, "r1")], held) == [earlier]
+
+
+def test_a_request_id_of_another_activity_is_refused() -> None:
+    held = snapshot(ann=account())
+    held.settled[("ann", "r1")] = Drawn("old", "ann", 77, 2, "mug", 2)
+    assert isinstance(enter([ask("ann", 1, "r1")], held)[0], Duplicate)
+
+
+def test_open_orders_are_used_first_and_cost_nothing() -> None:
+    held = snapshot(ann=account(used=2))
+    held.open_orders[("ann", 1)] = [OpenOrder("open-1", "2026-11-20"), OpenOrder("open-2", "2026-11-20")]
+    given = tickets(enter([ask("ann", n) for n in range(1, 4)], held))
+    assert [(t.order_id, t.reused, t.ordinal) for t in given] == [
+        ("open-1", True, 1),
+        ("open-2", True, 2),
+        ("order-ann-3", False, 3),
+    ]
+    outcome = settle(given)
+    assert outcome.spent[("ann", 1)].draws == 1
+    assert [t.order_id for t in outcome.reused] == ["open-1", "open-2"]
+
+
+def test_tiers_are_rolled_on_exactly_their_draw() -> None:
+    given = tickets(enter([ask("ann", n) for n in range(1, 7)], snapshot(ann=account())))
+    assert [t.pick.table for t in given] == ["all", "all", "tier:3", "all", "tier:5", "all"]
+    assert given[2].pick.award_id in {2, 3}
+    assert given[4].pick.award_id == 4
+
+
+def test_a_tier_goes_through_lock_and_stock_like_any_other_roll() -> None:
+    given = tickets(enter([ask("ann", n) for n in range(1, 6)], snapshot(ann=account())))
+    fifth = settle(given, stock(car=0)).records[4]
+    assert (fifth.award_id, fifth.trace) == (
+        1,
+        "5/5|tier:5|rule_lock:ALLOW|rule_stock:ALLOW|rule_luck_award:TAKE_OVER",
+    )
+
+
+def test_a_listed_user_gets_the_fixed_award_without_a_roll() -> None:
+    (ticket,) = tickets(enter([ask("mallory")], snapshot(mallory=account())))
+    record = settle([ticket]).records[0]
+    assert (record.award_id, record.award_config, record.rolled) == (1, "0.5", None)
+    assert record.trace == "1/1|rule_blacklist"
+
+
+def test_the_last_unit_of_a_batch_goes_to_the_first_who_rolled_it() -> None:
+    users = {f"u{n}": account(used=4) for n in range(20)}
+    given = tickets(enter([ask(user) for user in users], snapshot(**users)))
+    outcome = settle(given, stock(car=1))
+    assert [r.award_id for r in outcome.records].count(4) == 1
+    assert outcome.records[0].award_id == 4
+    assert outcome.taken == {(9, 4): 1, (9, 1): 19}
+
+
+def test_an_award_without_a_stock_row_is_not_given() -> None:
+    (ticket,) = tickets(enter([ask("u")], snapshot(u=account(used=4))))
+    assert settle([ticket], {}).records[0].award_id == 1
+
+
+def test_only_awards_that_need_it_get_a_task() -> None:
+    given = tickets(enter([ask("ann", n) for n in range(1, 11)], snapshot(ann=account())))
+    outcome = settle(given)
+    credited = [r.order_id for r in outcome.records if r.award_id == 1]
+    assert [task.message_id for task in outcome.tasks] == credited
+    assert 0 < len(credited) < 10
+
+
+def test_the_same_facts_give_the_same_outcome() -> None:
+    def run() -> Outcome:
+        return settle(tickets(enter([ask("ann", n) for n in range(1, 11)], snapshot(ann=account()))))
+
+    assert run() == run()
