@@ -54,6 +54,8 @@ def parse_campaign(text: str, *, source: str = "campaign", kinds: Mapping[str, K
     ConfigurationInvalid lists all problems. Without ``kinds`` the awards' kinds are not checked.
     """
     document = read_yaml(text)
+    if not document.whole:
+        raise ConfigurationInvalid(source, document.problems)
     if not isinstance(document.data, dict):
         problem = Problem(FILE, "must be a mapping of sections", f"Write the sections {', '.join(_SECTIONS)}")
         raise ConfigurationInvalid(source, document.problems or [problem])
@@ -61,7 +63,7 @@ def parse_campaign(text: str, *, source: str = "campaign", kinds: Mapping[str, K
     problems += inspect_sections(sections, kinds=kinds)
     problems = [*document.problems, *(_lined(problem, document) for problem in problems)]
     if problems:
-        raise ConfigurationInvalid(source, sorted(problems, key=lambda problem: problem.line or 0))
+        raise ConfigurationInvalid(source, sorted(problems, key=_by_line))
     return Campaign(**sections)
 
 
@@ -113,6 +115,10 @@ def _validated(document: Document) -> tuple[Sections, list[Problem]]:
             problems += explain(invalid.errors(include_url=False, include_input=False), model=Campaign, under=name)
     refused = {problem.path for problem in document.problems}
     return sections, [problem for problem in problems if problem.path not in refused]
+
+
+def _by_line(problem: Problem) -> tuple[bool, int]:
+    return problem.line is None, problem.line or 0
 
 
 def _lined(problem: Problem, document: Document) -> Problem:

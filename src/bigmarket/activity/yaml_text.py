@@ -43,9 +43,10 @@ Value = Any  # None | bool | int | str | list[Value] | dict[str, Value]
 
 @dataclass(frozen=True, slots=True)
 class Document:
-    """What a text says: ``data``, and the ``problems`` met on the way (their paths hold None in ``data``)."""
+    """What a text says, and the ``problems`` met on the way; it is ``whole`` unless one of them ended the reading."""
 
     data: Value
+    whole: bool
     problems: list[Problem]
     lines: dict[int, dict[str | int, int]]  # id of a list or mapping of ``data`` -> key or index -> line
 
@@ -65,9 +66,10 @@ def read_yaml(text: str) -> Document:
     """The document that ``text`` holds. What cannot be made sense of ends the reading as one more problem."""
     problems = _invisible(text)
     builder = _Builder(problems)
+    whole = False
     visible = _BANNED_IN_FILE.sub("\N{REPLACEMENT CHARACTER}", text)
     try:
-        builder.build(yaml.parse(visible, Loader=_LOADER))
+        whole = builder.build(yaml.parse(visible, Loader=_LOADER))
     except _TooDeep as deep:
         problems.append(Problem(FILE, f"nested deeper than {DEPTH_MAX} levels", "Flatten it", deep.line))
     except yaml.MarkedYAMLError as fault:
@@ -78,7 +80,7 @@ def read_yaml(text: str) -> Document:
         )
     except yaml.YAMLError:
         problems.append(Problem(FILE, "not YAML", "Check that it is a text file"))
-    return Document(builder.root, problems, builder.lines)
+    return Document(builder.root, whole, problems, builder.lines)
 
 
 def _invisible(text: str) -> list[Problem]:
@@ -114,7 +116,8 @@ class _Builder:
     stack: list[_Open] = field(default_factory=list)
     documents: int = 0
 
-    def build(self, found: Iterable[events.Event]) -> None:
+    def build(self, found: Iterable[events.Event]) -> bool:
+        """Take in the events; False when something after the first document was left out."""
         for event in found:
             if isinstance(event, events.ScalarEvent):
                 self._scalar(event)
@@ -129,7 +132,8 @@ class _Builder:
                 self.documents += 1
                 if self.documents > 1:
                     self._refuse(event, "holds a second document", "Remove the line of dashes")
-                    return
+                    return False
+        return True
 
     def _scalar(self, event: events.ScalarEvent) -> None:
         line = _line(event)
