@@ -25,28 +25,11 @@ _1970 = datetime(1970, 1, 1, tzinfo=UTC)
 
 def rows_of(campaign: Campaign) -> dict[Table, list[dict[str, Any]]]:
     """The rows of every configuration table but the activity's own."""
-    activity_id, strategy = campaign.activity.activity_id, campaign.strategy
+    activity_id = campaign.activity.activity_id
     return {
-        t.raffle_activity_count: [
-            {
-                "activity_count_id": sku.sku,
-                "total_count": sku.total_count,
-                "day_count": sku.day_count,
-                "month_count": sku.month_count,
-            }
-            for sku in campaign.skus
-        ],
-        t.raffle_activity_sku: [
-            {
-                "sku": sku.sku,
-                "activity_id": activity_id,
-                "activity_count_id": sku.sku,
-                "sku_name": sku.name,
-                "stock_count": sku.stock,
-                "product_cents": int(sku.price * 100),
-            }
-            for sku in campaign.skus
-        ],
+        **_sku_rows(campaign),
+        **_strategy_rows(campaign.strategy),
+        **_tree_rows(campaign.strategy),
         t.award: [
             {
                 "activity_id": activity_id,
@@ -68,6 +51,36 @@ def rows_of(campaign: Campaign) -> dict[Table, list[dict[str, Any]]]:
             }
             for position, rebate in enumerate(campaign.rebates)
         ],
+    }
+
+
+def _sku_rows(campaign: Campaign) -> dict[Table, list[dict[str, Any]]]:
+    return {
+        t.raffle_activity_count: [
+            {
+                "activity_count_id": sku.sku,
+                "total_count": sku.total_count,
+                "day_count": sku.day_count,
+                "month_count": sku.month_count,
+            }
+            for sku in campaign.skus
+        ],
+        t.raffle_activity_sku: [
+            {
+                "sku": sku.sku,
+                "activity_id": campaign.activity.activity_id,
+                "activity_count_id": sku.sku,
+                "sku_name": sku.name,
+                "stock_count": sku.stock,
+                "product_cents": int(sku.price * 100),
+            }
+            for sku in campaign.skus
+        ],
+    }
+
+
+def _strategy_rows(strategy: Strategy) -> dict[Table, list[dict[str, Any]]]:
+    return {
         t.strategy: [
             {
                 "strategy_id": strategy.strategy_id,
@@ -92,7 +105,6 @@ def rows_of(campaign: Campaign) -> dict[Table, list[dict[str, Any]]]:
             {"strategy_id": strategy.strategy_id, "rule_model": rule.rule, "rule_value": _settings(rule)}
             for rule in strategy.chain
         ],
-        **_tree_rows(strategy),
     }
 
 
