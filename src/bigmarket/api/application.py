@@ -1,0 +1,167 @@
+"""Puts the edge together: the draw route in front, FastAPI with v1, health and documentation behind it."""
+
+from __future__ import annotations
+
+from importlib.resources import as_file, files
+from typing import Any
+
+import structlog
+from fastapi import FastAPI, Request, Response
+from fastapi.middleware.cors import CORSMiddleware
+from fastapi.openapi.docs import get_swagger_ui_html
+from fastapi.openapi.utils import get_openapi
+from fastapi.responses import RedirectResponse
+from fastapi.staticfiles import StaticFiles
+from starlette.exceptions import HTTPException
+
+from bigmarket.api import health, v1
+from bigmarket.api.auth import ServerKeys
+from bigmarket.api.draw_route import DRAW_PATH, EXPOSED, App, DrawRoute, Scope, Send, Waiting, error_reply
+from bigmarket.api.errors import NoSuchPath, Unreadable, broken
+from bigmarket.api.metrics import DrawMeter, Metrics
+from bigmarket.api.openapi import components
+from bigmarket.api.reader import ClientGone, Receive
+from bigmarket.app import World
+from bigmarket.errors import BigmarketError, Overloaded
+
+log = structlog.get_logger(__name__)
+
+COLD_REQUESTS_MAX = 128
+
+_ABOUT = """A raffle and rewards engine: weighted draws under rules, exactly once, unable to oversell.
+
+**v1** speaks as the reference system does: HTTP 200 for every outcome of the business, and `code` says which.
+Trouble of the machinery is HTTP 503 and never a losing ticket; `Bigmarket-Outcome` then says what was spent."""
+
+
+def build_app(world: World, *, waiting: Waiting) -> App:
+    """The ASGI application that serves ``world``; ``waiting`` is where the world's lanes hand their answers to."""
+    meter = DrawMeter()
+    keys = ServerKeys(world.settings.server_keys)
+    origins = list(world.settings.cors_origins)
+    app = FastAPI(title="bigmarket", description=_ABOUT, docs_url=None, redoc_url=None, redirect_slashes=False)
+    app.state.world = world
+    app.state.metrics = Metrics(world, meter)
+    app.state.readiness = health.Readiness(world)
+    app.add_exception_handler(BigmarketError, _on_error)
+    app.add_exception_handler(HTTPException, _on_http_error)
+    app.add_middleware(Cold, keys=keys)
+    app.add_middleware(
+        CORSMiddleware,
+        allow_origins=origins,
+        allow_methods=["GET", "POST"],
+        allow_headers=["*"],
+        expose_headers=EXPOSED.decode().split(", "),
+    )
+    app.include_router(v1.router)
+    app.include_router(health.router)
+    _add_docs(app, keys)
+    return DrawRoute(app, world=world, waiting=waiting, keys=keys, meter=meter, origins=origins)
+
+
+class Cold:
+    """ASGI: guards every route but the draw. Keys, a bound on requests at once, and no fault gets out as it is."""
+
+    def __init__(self, app: App, *, keys: ServerKeys) -> None:
+        self._app = app
+        self._keys = keys
+        self._running = 0
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """One request."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        started = False
+
+        async def noting_start(message: Any) -> None:
+            nonlocal started
+            started = True
+            await send(message)
+
+        self._running += 1
+        try:
+            self._admit(scope)
+            await self._app(scope, receive, noting_start)
+        except ClientGone:
+            return
+        except BigmarketError as error:
+            await _send_error(error, send)
+        except Exception:
+            log.exception("request broke", method=scope["method"], path=scope["path"])
+            if started:
+                raise
+            await _send_error(broken(), send)
+        finally:
+            self._running -= 1
+
+    def _admit(self, scope: Scope) -> None:
+        if self._running > COLD_REQUESTS_MAX:
+            raise Overloaded("Too many requests are being served; nothing was spent. Try again in a moment.")
+        if scope["path"].startswith("/api/"):
+            self._keys.check(dict(scope["headers"]).get(b"authorization"))
+        if scope["path"] == DRAW_PATH:
+            raise NoSuchPath(405, "Draws are made with POST.")
+
+
+async def _send_error(error: BigmarketError, send: Send) -> None:
+    reply = error_reply(error)
+    allow = [(b"allow", b"POST")] if reply.status == 405 else []
+    await send({"type": "http.response.start", "status": reply.status, "headers": [*reply.headers, *allow]})
+    await send({"type": "http.response.body", "body": reply.body})
+
+
+async def _on_error(_: Request, error: Exception) -> Response:
+    assert isinstance(error, BigmarketError)
+    reply = error_reply(error)
+    response = Response(reply.body, reply.status)
+    response.raw_headers = reply.headers
+    return response
+
+
+async def _on_http_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    if error.status_code == 405:
+        fault: Unreadable = NoSuchPath(405, "This path does not answer this method; see /docs")
+    elif error.status_code == 404:
+        fault = NoSuchPath(404, "There is nothing at this path; see /docs")
+    else:
+        fault = Unreadable(400, "The request cannot be read.")
+    response = await _on_error(request, fault)
+    for name, value in (error.headers or {}).items():
+        response.headers[name] = value
+    return response
+
+
+def _add_docs(app: FastAPI, keys: ServerKeys) -> None:
+    """``/docs`` with Swagger UI from this machine, not from the internet."""
+    with as_file(files("fastapi_offline") / "static") as assets:
+        app.mount("/docs/assets", StaticFiles(directory=assets), name="docs-assets")
+
+    @app.get("/", include_in_schema=False)
+    async def root() -> RedirectResponse:
+        return RedirectResponse("docs", status_code=307)
+
+    @app.get("/docs", include_in_schema=False)
+    async def docs() -> Response:
+        return get_swagger_ui_html(
+            openapi_url="openapi.json",
+            title="bigmarket API",
+            swagger_js_url="docs/assets/swagger-ui-bundle.js",
+            swagger_css_url="docs/assets/swagger-ui.css",
+            swagger_favicon_url="docs/assets/favicon.png",
+        )
+
+    document = _openapi(app, keys)
+    app.openapi = lambda: document  # type: ignore[method-assign]
+
+
+def _openapi(app: FastAPI, keys: ServerKeys) -> dict[str, Any]:
+    """The whole document, with the draw, which FastAPI does not route."""
+    document = get_openapi(title=app.title, version=app.version, description=app.description, routes=app.routes)
+    document["paths"] |= v1.operations()
+    document.setdefault("components", {}).setdefault("schemas", {}).update(components(v1.SCHEMAS))
+    if not keys.open:
+        document["components"]["securitySchemes"] = {"serverKey": {"type": "http", "scheme": "bearer"}}
+        document["security"] = [{"serverKey": []}]
+    return document

@@ -1,0 +1,37 @@
+"""Reads that answer a question at the edge. Each works on the connection it is given and changes nothing."""
+
+from __future__ import annotations
+
+from sqlalchemy import Connection, select, text
+
+from bigmarket.activity.quota import Account
+from bigmarket.storage import schema as t
+
+
+def account_of(connection: Connection, user_id: str, activity_id: int) -> Account | None:
+    """The account as stored, not rolled over; None for a user who was never credited."""
+    a = t.raffle_activity_account.c
+    columns = (
+        a.total_count,
+        a.total_count_surplus,
+        a.month,
+        a.month_count,
+        a.month_count_surplus,
+        a.day,
+        a.day_count,
+        a.day_count_surplus,
+    )
+    row = connection.execute(select(*columns).where(a.user_id == user_id, a.activity_id == activity_id)).one_or_none()
+    return None if row is None else Account(*row)
+
+
+def stock_left(connection: Connection, strategy_id: int) -> dict[int, int | None]:
+    """Units left of each award of a strategy; None is unlimited."""
+    s = t.award_stock.c
+    rows = connection.execute(select(s.award_id, s.alloc - s.sold).where(s.strategy_id == strategy_id))
+    return {award_id: left for award_id, left in rows}  # noqa: C416  rows are no tuples to the type checker
+
+
+def ping(connection: Connection) -> None:
+    """Ask the database for an answer that takes no lock. Raises ``Trouble`` when it has none."""
+    connection.execute(text("SELECT 1 FROM raffle_activity WHERE activity_id = 0")).first()
