@@ -7,15 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from bigmarket.storage import schema
 from bigmarket.storage.contract import Store
+from bigmarket.storage.migrate import migrate
 from bigmarket.storage.sqlite import SqliteStore
 
 
 def new_sqlite(folder: Path) -> Store:
     store = SqliteStore(folder / "bigmarket.db")
-    with store.writing() as connection:
-        schema.metadata.create_all(connection)
+    migrate(store)
     return store
 
 

@@ -105,7 +105,10 @@ def _query(sql: str) -> Callable[[Connection, int], Iterator[BadRow]]:
 
 
 def _period_mixed_up(connection: Connection, now_ms: int) -> Iterator[BadRow]:  # noqa: ARG001  every check is called alike
-    """Orders stamped with a day that their time does not lie in."""
+    """Orders that used the quota of a day before their time.
+
+    A later day is right after the clock was set back: an account's day never goes back with it.
+    """
     days = connection.execute(
         text("""SELECT o.activity_id, a.time_zone, o.order_day, MIN(o.order_time_ms) AS first_ms,
                        MAX(o.order_time_ms) AS last_ms
@@ -114,7 +117,7 @@ def _period_mixed_up(connection: Connection, now_ms: int) -> Iterator[BadRow]:  
     )
     for activity_id, time_zone, day, first_ms, last_ms in days:
         for moment in {first_ms, last_ms}:
-            if period_of(moment, zone=ZoneInfo(time_zone)).day != day:
+            if period_of(moment, zone=ZoneInfo(time_zone)).day > day:
                 when = datetime.fromtimestamp(moment / 1000, tz=UTC).isoformat()
                 yield {"activity_id": activity_id, "order_day": day, "order_time": when}
 
@@ -305,7 +308,7 @@ CHECKS = (
     ),
     Check(
         "P2",
-        "an order's day is the day of its time, by the activity's clock",
+        "no order uses the quota of a day before its time, by the activity's clock",
         _period_mixed_up,
     ),
     Check(
