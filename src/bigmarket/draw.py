@@ -21,20 +21,13 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import NamedTuple, Protocol
 
+from bigmarket.activity.admission import open_activity
 from bigmarket.activity.model import LiveActivity
 from bigmarket.activity.quota import Account, Period, period_of, refusal, roll_over, spend
 from bigmarket.activity.revision import Revision
 from bigmarket.award.kinds import KINDS
 from bigmarket.award.message import SEND_AWARD, SendAward, encode
-from bigmarket.errors import (
-    ActivityClosed,
-    BigmarketError,
-    Duplicate,
-    NotArmed,
-    NotFound,
-    OutOfWindow,
-    QuotaExhausted,
-)
+from bigmarket.errors import BigmarketError, Duplicate, QuotaExhausted
 from bigmarket.outbox.task import Task
 from bigmarket.strategy import dice
 from bigmarket.strategy.chain import Pick, pick
@@ -278,22 +271,6 @@ def _enter(
         ordinal_today,
         picked,
     )
-
-
-def open_activity(
-    activity_id: int, *, live: Mapping[int, LiveActivity], now_ms: int
-) -> tuple[LiveActivity, Revision]:
-    """The activity and its live revision, or the reason why nobody may draw in it now."""
-    activity = live.get(activity_id)
-    if activity is None:
-        raise NotFound(f"There is no activity {activity_id}; apply its campaign file first.")
-    if activity.state != "open":
-        raise ActivityClosed(f"Activity {activity_id} is not open (its state is {activity.state}).")
-    if not activity.begin_ms <= now_ms < activity.end_ms:
-        raise OutOfWindow(f"Activity {activity_id} takes no draws now; its window is not open.")
-    if activity.revision is None:
-        raise NotArmed(f"Activity {activity_id} is not armed; run: bigmarket armory {activity_id}")
-    return activity, activity.revision
 
 
 def roll_award(seed: bytes, order_id: str, faces: int) -> int:

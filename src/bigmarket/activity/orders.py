@@ -6,16 +6,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple, Protocol
 
+from bigmarket.activity.admission import open_activity
 from bigmarket.activity.model import LiveActivity
 from bigmarket.activity.quota import Account, Counts, Period, credit, empty_account, period_of, roll_over
 from bigmarket.errors import (
-    ActivityClosed,
     BadInput,
     Contention,
     Duplicate,
     NotArmed,
     NotFound,
-    OutOfWindow,
     SkuSoldOut,
 )
 from bigmarket.text import clean_text
@@ -112,7 +111,7 @@ def recharge(
     bundle = tx.find_bundle(sku)
     if bundle is None:
         raise NotFound(f"There is no sku {sku}.")
-    activity = _open_activity(bundle.activity_id, live=live, now_ms=now_ms)
+    activity, _ = open_activity(bundle.activity_id, live=live, now_ms=now_ms)
     if not tx.has_stock_row(sku):
         raise NotArmed(f"Sku {sku} has no stock yet; run: bigmarket armory {bundle.activity_id}")
     order = QuotaOrder(
@@ -133,19 +132,6 @@ def _repeat(earlier: QuotaOrder, *, user_id: str, sku: int) -> QuotaOrder:
     if (earlier.user_id, earlier.sku) != (user_id, sku):
         raise Duplicate("This out_business_no was used for another user or sku; use a new one for each recharge.")
     return replace(earlier, repeated=True)
-
-
-def _open_activity(activity_id: int, *, live: Mapping[int, LiveActivity], now_ms: int) -> LiveActivity:
-    activity = live.get(activity_id)
-    if activity is None:
-        raise NotFound(f"There is no activity {activity_id}; apply its campaign file first.")
-    if activity.state != "open":
-        raise ActivityClosed(f"Activity {activity_id} is not open (its state is {activity.state}).")
-    if not activity.begin_ms <= now_ms < activity.end_ms:
-        raise OutOfWindow(f"Activity {activity_id} takes no recharges now; its window is not open.")
-    if activity.revision is None:
-        raise NotArmed(f"Activity {activity_id} is not armed; run: bigmarket armory {activity_id}")
-    return activity
 
 
 def _complete(tx: RechargeTx, order: QuotaOrder, *, period: Period) -> QuotaOrder:

@@ -124,7 +124,8 @@ class SqliteDrawTx:
 
 
 def _task_row(task: Task, now_ms: int) -> Row:
-    return (*task, "create", now_ms)
+    message_id, user_id, topic, message, attempts = task
+    return (message_id, user_id, topic, message.decode(), attempts, "create", now_ms)
 
 
 def find_draws(connection: sqlite3.Connection, order_ids: Sequence[str]) -> dict[str, Drawn]:
