@@ -1,0 +1,351 @@
+"""Every command: what it takes, whom it asks, what it answers."""
+
+from __future__ import annotations
+
+import platform
+import sys
+import time
+from collections.abc import Callable, Sequence
+from importlib.metadata import version as version_of
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.text import Text
+
+from bigmarket.activity.armory import read_revision
+from bigmarket.activity.campaign import campaign_schema, schema_text
+from bigmarket.activity.orders import KEY_MAX, SKU_MAX
+from bigmarket.app import KIND_CHECKS, new_seed, now_ms
+from bigmarket.cli import applying, demo, drawing, results
+from bigmarket.cli.console import counting, print_views, warning_lines, working
+from bigmarket.cli.session import Session, Stopped
+from bigmarket.errors import NotFound
+from bigmarket.outbox.parking import parked, redrive
+from bigmarket.preview import preview
+from bigmarket.replay import explain as derive_again
+from bigmarket.storage.campaign_rows import rows_where
+from bigmarket.storage.campaigns import arm, load_live
+from bigmarket.storage.doctor import examine
+from bigmarket.storage.replays import stored_draw
+from bigmarket.storage.schema import raffle_activity, seed_epoch
+from bigmarket.text import clean_text
+
+TIMES_MAX = 100_000
+
+RUN, CAMPAIGNS, DRAWS, CARE = "Run", "Campaigns", "Draws", "Care"  # the panels of --help
+
+app = typer.Typer(
+    name="bigmarket",
+    help="A raffle and rewards engine. Every command takes --json; docs/cli.md has examples.",
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+parking = typer.Typer(help="Tasks that failed too often and wait for a person.")
+app.add_typer(parking, name="parked", rich_help_panel=CARE)
+
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout, errors included.")]
+ActivityId = Annotated[int, typer.Argument(metavar="ACTIVITY", min=1, max=SKU_MAX, help="Id of the activity.")]
+User = Annotated[str, typer.Option("--user", metavar="USER", help="The user's id.")]
+
+
+@app.callback()
+def options(
+    ctx: typer.Context,
+    home: Annotated[
+        Path | None,
+        typer.Option("--home", metavar="FOLDER", help="Folder with the data, in place of BIGMARKET_HOME."),
+    ] = None,
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+) -> None:
+    """Options that stand before the command."""
+    session: Session = ctx.obj
+    session.home, session.debug = home, debug
+
+
+# --- run ----------------------------------------------------------------------------------------------------------
+
+
+@app.command(rich_help_panel=RUN)
+def serve(ctx: typer.Context, as_json: Json = False) -> None:
+    """Serve the HTTP API until SIGTERM or Ctrl-C; logs go to stderr."""
+    session: Session = ctx.obj
+    _serve(session, lambda url: session.answer({"url": url}, as_json=as_json))
+
+
+@app.command("demo", rich_help_panel=RUN)
+def run_demo(
+    ctx: typer.Context,
+    and_serve: Annotated[bool, typer.Option("--serve", help="Go on to serve the API.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Load the demo campaign, arm it, and give the user xiaofuge 10,000 draws; once set up, it stays as it is."""
+    session: Session = ctx.obj
+    settings = session.settings()
+    with working("Setting up the demo"), session.world(create=True) as world:
+        stands = demo.set_up(world)
+
+    def show(url: str | None) -> None:
+        screen = demo.screen(stands, settings, command=session.command_line, url=url)
+        session.answer(demo.document(stands, settings, url=url), *screen, as_json=as_json)
+
+    if and_serve:
+        _serve(session, show)
+    else:
+        show(None)
+
+
+def _serve(session: Session, ready: Callable[[str], None]) -> None:
+    from bigmarket.api.server import serve  # noqa: PLC0415  slow to import, and only these two commands need it
+
+    raise typer.Exit(serve(session.settings(), ready=ready))
+
+
+@app.command(rich_help_panel=RUN)
+def version(ctx: typer.Context, as_json: Json = False) -> None:
+    """Print the version."""
+    session: Session = ctx.obj
+    document = {"version": version_of("bigmarket"), "python": platform.python_version()}
+    session.answer(document, Text(document["version"]), as_json=as_json)
+
+
+# --- campaigns ----------------------------------------------------------------------------------------------------
+
+
+@app.command(rich_help_panel=CAMPAIGNS)
+def apply(
+    ctx: typer.Context,
+    files: Annotated[list[Path], typer.Argument(metavar="FILE...", help="Campaign files (YAML).")],
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Write without asking.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show what would change.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Check campaign files, show what they change, and write it in one transaction.
+
+    Every problem of every file is listed, and then nothing is written. What is written becomes live with armory.
+    """
+    session: Session = ctx.obj
+    if yes and dry_run:
+        raise typer.BadParameter("choose --yes or --dry-run")
+    if not (yes or dry_run) and (as_json or not sys.stdin.isatty()):
+        raise typer.BadParameter("nobody can be asked here: give --yes to write, or --dry-run")
+    with working("Checking"):
+        campaigns = applying.read_files(files)
+    if dry_run and not session.has_store():
+        planned, writes = applying.plan_first(campaigns), False
+        _show(planned, as_json=as_json)
+    else:
+        with session.store(create=True) as store:
+            planned = applying.plan(store, campaigns)
+            _show(planned, as_json=as_json)
+            writes = not dry_run and any(item.changes for item in planned)
+            writes = writes and (yes or typer.confirm("Write this?", err=True))
+            if writes:
+                applying.write(store, planned)
+    document = {"written": writes, "campaigns": [applying.planned_document(item) for item in planned]}
+    session.answer(document, applying.closing_line(planned, writes, command=session.command_line), as_json=as_json)
+
+
+def _show(planned: Sequence[applying.Planned], *, as_json: bool) -> None:
+    if not as_json:
+        print_views(*(view for item in planned for view in applying.planned_views(item)))
+
+
+@app.command(rich_help_panel=CAMPAIGNS)
+def armory(ctx: typer.Context, activity_id: ActivityId, as_json: Json = False) -> None:
+    """Compile an activity's configuration and make it live, everywhere within a second."""
+    session: Session = ctx.obj
+    started = time.perf_counter()
+    with working(f"Arming activity {activity_id}"), session.store() as store, store.writing() as connection:
+        armed = arm(connection, activity_id, kinds=KIND_CHECKS, now_ms=now_ms(), new_seed=new_seed)
+    seconds = time.perf_counter() - started
+    session.answer(
+        results.armed_document(armed, seconds=seconds),
+        Text(f"Activity {activity_id} is armed ({seconds:.2f} s)", "bold"),
+        results.pairs(results.armed_facts(armed)),
+        warning_lines(armed.warnings, source=f"activity {activity_id}"),
+        as_json=as_json,
+    )
+
+
+@app.command(rich_help_panel=CAMPAIGNS)
+def epochs(ctx: typer.Context, activity_id: ActivityId, as_json: Json = False) -> None:
+    """List an activity's seed epochs; a seed is revealed once its epoch is closed."""
+    session: Session = ctx.obj
+    with session.store() as store, store.reading() as connection:
+        activity = rows_where(connection, raffle_activity, activity_id=activity_id)
+        if not activity:
+            raise NotFound(f"There is no activity {activity_id}; load its campaign file with `bigmarket apply`.")
+        rows = rows_where(connection, seed_epoch, activity_id=activity_id)
+    found = [results.epoch_document(row, time_zone=activity[0]["time_zone"]) for row in rows]
+    hint = None if found else Text(f"No epoch yet; {session.command_line(f'armory {activity_id}')} opens the first.")
+    session.answer(
+        {"activity_id": activity_id, "epochs": found}, hint or results.epochs_table(found), as_json=as_json
+    )
+
+
+@app.command(rich_help_panel=CAMPAIGNS)
+def schema(ctx: typer.Context, as_json: Json = False) -> None:
+    """Print the JSON Schema of campaign files, for editors."""
+    session: Session = ctx.obj
+    session.answer(campaign_schema(), Text(schema_text().rstrip()), as_json=as_json)
+
+
+# --- draws --------------------------------------------------------------------------------------------------------
+
+
+@app.command(rich_help_panel=DRAWS)
+def recharge(
+    ctx: typer.Context,
+    user: User,
+    sku: Annotated[int, typer.Option("--sku", metavar="SKU", min=1, max=SKU_MAX, help="The bundle of draws.")],
+    out_business_no: Annotated[
+        str,
+        typer.Option("--out-business-no", metavar="NUMBER", help="Your number for this recharge; counts only once."),
+    ],
+    as_json: Json = False,
+) -> None:
+    """Credit a user with a sku's draws, once per out-business number."""
+    session: Session = ctx.obj
+    with working("Recharging"), session.world() as world:
+        order = world.recharge(user, sku=sku, out_business_no=out_business_no)
+        account = demo.account_after(world, order)
+    total, month, day = order.counts
+    counted = f"{total:,} draws, at most {month:,} more a month and {day:,} more a day"
+    line = (
+        Text(f"{order.out_business_no} was credited before ({counted}); nothing was changed.", "yellow")
+        if order.repeated
+        else Text(f"{order.user_id} was credited with {counted}, in activity {order.activity_id}.", "green")
+    )
+    session.answer(results.recharge_document(order, account), line, results.account_table(account), as_json=as_json)
+
+
+@app.command(rich_help_panel=DRAWS)
+def draw(  # noqa: PLR0917  an option each
+    ctx: typer.Context,
+    user: User,
+    activity_id: Annotated[
+        int, typer.Option("--activity", metavar="ACTIVITY", min=1, max=SKU_MAX, help="Id of the activity.")
+    ],
+    request_id: Annotated[
+        str | None,
+        typer.Option("--request-id", metavar="ID", help="Repeating it gives the same draw; with --times: ID-1, ..."),
+    ] = None,
+    times: Annotated[int, typer.Option("--times", metavar="N", min=1, max=TIMES_MAX, help="How often.")] = 1,
+    as_json: Json = False,
+) -> None:
+    """Draw for a user, once or several times; Ctrl-C stops and keeps what was drawn."""
+    session: Session = ctx.obj
+    user_id = clean_text(user, name="user", max_length=KEY_MAX)
+    request_ids = drawing.request_ids_of(request_id, times=times)
+    with session.running_world() as world, counting("Drawing", total=times) as progress:
+        spree = drawing.draw_many(
+            world, user_id=user_id, activity_id=activity_id, request_ids=request_ids, progress=progress
+        )
+    if spree.refused is not None and not spree.drawn:
+        raise spree.refused
+    document = {
+        "user_id": user_id,
+        "activity_id": activity_id,
+        **drawing.spree_document(spree.drawn, asked=times),
+    }
+    views = drawing.spree_views(spree.drawn, asked=times, command=session.command_line)
+    if spree.refused is not None or spree.interrupted:
+        raise Stopped(spree.refused, document, *views)
+    session.answer(document, *views, as_json=as_json)
+
+
+@app.command(rich_help_panel=DRAWS)
+def explain(
+    ctx: typer.Context,
+    order_id: Annotated[str, typer.Argument(metavar="ORDER_ID", help="The draw's order id.")],
+    as_json: Json = False,
+) -> None:
+    """Say rule by rule why a draw gave its award; exit 1 if the stored award is not what comes out again."""
+    session: Session = ctx.obj
+    wanted = clean_text(order_id, name="order id", max_length=KEY_MAX)
+    with session.store() as store, store.reading() as connection:
+        stored = stored_draw(connection, wanted.upper())
+    if stored is None:
+        raise NotFound(f"There is no draw with order id {wanted}.")
+    explanation = derive_again(stored, read_revision(stored.document))
+    session.answer(
+        results.explanation_document(stored, explanation),
+        *results.explanation_views(stored, explanation),
+        as_json=as_json,
+    )
+    if not explanation.matches:
+        raise typer.Exit(1)
+
+
+@app.command(rich_help_panel=DRAWS)
+def odds(ctx: typer.Context, activity_id: ActivityId, user: User, as_json: Json = False) -> None:
+    """Show the exact odds that a user has now, award by award, with reasons."""
+    session: Session = ctx.obj
+    user_id = clean_text(user, name="user", max_length=KEY_MAX)
+    with session.store() as store:
+        with store.reading() as connection:
+            live = load_live(connection, {})
+        with store.drawing() as tx:
+            seen = preview(tx, user_id=user_id, activity_id=activity_id, live=live, now_ms=now_ms())
+    title = f"The next draw of {user_id} in activity {activity_id} is number {seen.ordinal}"
+    refused = Text(f"It cannot be made now: {seen.refused}", "yellow") if seen.refused else None
+    session.answer(
+        results.odds_document(seen),
+        Text(f"{title} ({seen.ordinal_today} today), revision {seen.revision_id}", "bold"),
+        refused,
+        results.odds_table(seen),
+        as_json=as_json,
+    )
+
+
+# --- care ---------------------------------------------------------------------------------------------------------
+
+
+@app.command(rich_help_panel=CARE)
+def doctor(ctx: typer.Context, as_json: Json = False) -> None:
+    """Check every promise against the stored data; exit 1 if one is broken."""
+    session: Session = ctx.obj
+    with session.store() as store, working("Examining") as step:
+        findings = examine(store, now_ms=now_ms(), progress=step)
+    broken = [finding for finding in findings if not finding.ok]
+    session.answer(
+        results.findings_document(findings),
+        results.findings_table(findings),
+        *(results.rows_table(finding) for finding in broken),
+        Text(f"{len(broken)} of {len(findings)} promises are broken.", "bold red")
+        if broken
+        else Text(f"All {len(findings)} promises hold.", "bold green"),
+        as_json=as_json,
+    )
+    if broken:
+        raise typer.Exit(1)
+
+
+@parking.command("list")
+def parked_list(ctx: typer.Context, as_json: Json = False) -> None:
+    """List the parked tasks, oldest first, with the reason of each."""
+    session: Session = ctx.obj
+    with session.store() as store:
+        tasks = parked(store)
+    nothing = Text("Nothing is parked.", "green") if not tasks else None
+    document = {"parked": [results.parked_document(task) for task in tasks]}
+    session.answer(document, nothing or results.parked_table(tasks), as_json=as_json)
+
+
+@parking.command("redrive")
+def parked_redrive(
+    ctx: typer.Context,
+    message_id: Annotated[str | None, typer.Argument(metavar="ID", help="Id of the parked task.")] = None,
+    everything: Annotated[bool, typer.Option("--all", help="Every parked task.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Send a parked task out again, or all of them; whoever relays finds them within a second."""
+    session: Session = ctx.obj
+    if (message_id is None) is not everything:
+        raise typer.BadParameter("give the ID of a parked task, or --all")
+    with session.store() as store:
+        count = redrive(store, message_id=message_id, now_ms=now_ms())
+    again = "task is" if count == 1 else "tasks are"
+    line = f"{count:,} {again} due again; a running server delivers within a second."
+    session.answer({"redriven": count}, Text(line), as_json=as_json)
