@@ -1,0 +1,102 @@
+"""A real server for tests: a World on a SQLite file, served by uvicorn in a thread, and a client for it."""
+
+from __future__ import annotations
+
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from time import monotonic, sleep
+
+import httpx
+
+from bigmarket.activity.campaign import parse_campaign
+from bigmarket.api.draw_route import Waiting
+from bigmarket.api.server import Server, listening
+from bigmarket.app import World
+from bigmarket.settings import load_settings
+from bigmarket.storage.campaigns import write_campaign
+from support import NOON, SMALL, install
+
+DRAW = "/api/v1/raffle/activity/draw"
+
+#: Skus that end a user's draws one way each: sku 21 for good, 22 for the month, 23 for the day.
+ENDING = """
+  - {sku: 21, stock: 1000, total_count: 1, month_count: 5, day_count: 5}
+  - {sku: 22, stock: 1000, total_count: 5, month_count: 1, day_count: 5}
+  - {sku: 23, stock: 1000, total_count: 5, month_count: 5, day_count: 1}
+strategy:"""
+
+
+@dataclass(frozen=True)
+class Served:
+    """A running server: the World inside, a client outside."""
+
+    world: World
+    client: httpx.Client
+    url: str
+
+    def draw(self, user_id: str, **more: object) -> httpx.Response:
+        """One draw in activity 1."""
+        return self.client.post(DRAW, json={"userId": user_id, "activityId": 1, **more})
+
+
+def free_port() -> int:
+    """A port of loopback that nobody listens on."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port: int = taken.getsockname()[1]
+        return port
+
+
+@contextmanager
+def serving(home: Path, *, clock: Callable[[], int] = lambda: NOON, **settings: object) -> Iterator[Served]:
+    """Serve a new World in ``home`` until the block ends; ``settings`` as in settings.py."""
+    values = {"home": home, "port": free_port(), "relay": False, **settings}
+    checked = load_settings({f"BIGMARKET_{name.upper()}": str(value) for name, value in values.items()})
+    waiting = Waiting(deadline_seconds=checked.draw_deadline_seconds)
+    ready = threading.Event()
+    with listening(checked) as listener, World(checked, hand_over=waiting.hand_over, clock=clock) as world:
+        server = Server(world, waiting, ready=lambda _: ready.set())
+        thread = threading.Thread(target=server.run, args=([listener],))
+        thread.start()
+        try:
+            assert ready.wait(10)
+            with httpx.Client(base_url=server.url, timeout=10) as client:
+                yield Served(world, client, server.url)
+        finally:
+            server.should_exit = True
+            thread.join(10)
+
+
+def install_small(
+    world: World,
+    *,
+    activity_id: int = 1,
+    state: str = "open",
+    end: str = "2027-01-01 00:00:00",
+    armed: bool = True,
+) -> None:
+    """Load the small campaign as ``activity_id``, any but the first with skus and a strategy of its own."""
+    text = SMALL.replace("users: [mallory]", "users: [mallory, system]").replace("\nstrategy:", ENDING)
+    if activity_id != 1:
+        text = text.replace("activity_id: 1,", f"activity_id: {activity_id},")
+        text = text.replace("strategy_id: 9", f"strategy_id: {activity_id}9")
+        text = text.replace("{sku: ", f"{{sku: {activity_id}00")
+    text = text.replace('end: "2027-01-01 00:00:00"', f'end: "{end}", state: {state}')
+    campaign = parse_campaign(text)
+    if armed:
+        install(world.store, campaign)
+    else:
+        with world.store.writing() as connection:
+            write_campaign(connection, campaign)
+    world.live.refresh()
+
+
+def eventually(condition: Callable[[], bool], *, seconds: float = 5) -> None:
+    """Wait until ``condition`` holds; fail if it does not in time."""
+    deadline = monotonic() + seconds
+    while not condition():
+        assert monotonic() < deadline, "did not happen in time"
+        sleep(0.002)
