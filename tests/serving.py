@@ -16,6 +16,7 @@ from bigmarket.activity.campaign import parse_campaign
 from bigmarket.api.draw_route import Waiting
 from bigmarket.api.server import Server, listening
 from bigmarket.app import World
+from bigmarket.logs import set_up_logs
 from bigmarket.settings import load_settings
 from bigmarket.storage.campaigns import write_campaign
 from support import NOON, SMALL, install
@@ -55,6 +56,7 @@ def serving(home: Path, *, clock: Callable[[], int] = lambda: NOON, **settings: 
     """Serve a new World in ``home`` until the block ends; ``settings`` as in settings.py."""
     values = {"home": home, "port": free_port(), "relay": False, **settings}
     checked = load_settings({f"BIGMARKET_{name.upper()}": str(value) for name, value in values.items()})
+    set_up_logs(log_format=checked.log_format, log_level="warning")
     waiting = Waiting(deadline_seconds=checked.draw_deadline_seconds)
     ready = threading.Event()
     with listening(checked) as listener, World(checked, hand_over=waiting.hand_over, clock=clock) as world:

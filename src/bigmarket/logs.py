@@ -13,6 +13,10 @@ if TYPE_CHECKING:
 
 QUIET = ("uvicorn", "uvicorn.error", "uvicorn.access", "asyncio", "alembic")  # routine lines of these are noise
 
+# Tracebacks without local variables: these hold seeds and keys, and rendering them takes seconds.
+_TRACEBACKS = structlog.processors.ExceptionRenderer(structlog.tracebacks.ExceptionDictTransformer(show_locals=False))
+_PLAIN = structlog.dev.plain_traceback
+
 
 def set_up_logs(*, log_format: str, log_level: str) -> None:
     """Log from ``log_level`` on, as ``console`` lines or ``json``."""
@@ -24,9 +28,9 @@ def set_up_logs(*, log_format: str, log_level: str) -> None:
         structlog.processors.StackInfoRenderer(),
     ]
     render: list[Processor] = (
-        [structlog.processors.dict_tracebacks, structlog.processors.JSONRenderer(ensure_ascii=False)]
+        [_TRACEBACKS, structlog.processors.JSONRenderer(ensure_ascii=False)]
         if log_format == "json"
-        else [structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())]
+        else [structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), exception_formatter=_PLAIN)]
     )
     structlog.configure(
         processors=[*shared, *render],
