@@ -52,12 +52,13 @@ clean: ## Remove the environment and caches; keeps .bigmarket (your data)
 .PHONY: install
 install: .venv/.installed
 
+# Installing talks on standard error: standard output belongs to the command that is run.
 .venv/.installed: pyproject.toml uv.lock $(UV)
-	@$(UV) sync --frozen --quiet
+	@$(UV) sync --frozen --quiet >&2
 	@touch $@
 
 $(UV):
-	@echo "Installing uv $(UV_VERSION) into .uv/ ..."
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "bigmarket needs Python 3.11 or newer; set PYTHON=/path/to/python3.11"; exit 1; }
-	@$(PYTHON) -m venv .uv
-	@.uv/bin/python -m pip install --quiet --disable-pip-version-check uv==$(UV_VERSION)
+	@echo "Installing uv $(UV_VERSION) into .uv/ ..." >&2
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "bigmarket needs Python 3.11 or newer; set PYTHON=/path/to/python3.11" >&2; exit 1; }
+	@$(PYTHON) -m venv .uv >&2
+	@.uv/bin/python -m pip install -qq --disable-pip-version-check uv==$(UV_VERSION) >&2

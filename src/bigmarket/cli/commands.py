@@ -179,9 +179,8 @@ def epochs(ctx: typer.Context, activity_id: ActivityId, as_json: Json = False) -
         rows = rows_where(connection, seed_epoch, activity_id=activity_id)
     found = [results.epoch_document(row, time_zone=activity[0]["time_zone"]) for row in rows]
     hint = None if found else Text(f"No epoch yet; {session.command_line(f'armory {activity_id}')} opens the first.")
-    session.answer(
-        {"activity_id": activity_id, "epochs": found}, hint or results.epochs_table(found), as_json=as_json
-    )
+    views = [results.pairs(results.epoch_facts(epoch)) for epoch in found]
+    session.answer({"activity_id": activity_id, "epochs": found}, hint, *views, as_json=as_json)
 
 
 @app.command(rich_help_panel=CAMPAIGNS)

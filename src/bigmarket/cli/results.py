@@ -297,14 +297,14 @@ def epoch_document(row: RowMapping, *, time_zone: str) -> Document:
     }
 
 
-def epochs_table(epochs: Sequence[Document]) -> Table:
-    """Seed epochs; a seed is shown only once its epoch is closed."""
-    made = table("epoch", "opened", "closed", "sha-256 of the seed", "seed (hex)", right=("epoch",))
-    for epoch in epochs:
-        closed = Text(epoch["closed"] or "open", "" if epoch["closed"] else "green")
-        seed = Text(epoch["seed"] or "revealed when closed", "" if epoch["seed"] else "dim")
-        made.add_row(str(epoch["epoch"]), epoch["opened"], closed, epoch["seed_sha256"], seed)
-    return made
+def epoch_facts(epoch: Document) -> dict[str, object]:
+    """A seed epoch for people, one line per fact, so that hash and seed can be copied whole."""
+    state = Text("open", "green") if epoch["open"] else Text("closed")
+    seed = epoch["seed"] or Text("revealed when the epoch closes", "dim")
+    facts = {"epoch": Text.assemble((str(epoch["epoch"]), "bold"), "  ", state), "opened": epoch["opened"]}
+    if not epoch["open"]:
+        facts["closed"] = epoch["closed"]
+    return {**facts, "seed hash": epoch["seed_sha256"], "seed": seed}
 
 
 def parked_table(tasks: Sequence[ParkedTask]) -> Table:
