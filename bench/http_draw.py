@@ -94,7 +94,7 @@ def _serving(settings: Settings) -> Iterator[subprocess.Popen[bytes]]:
         "BIGMARKET_LOG_LEVEL": settings.log_level,
     }
     server = subprocess.Popen(
-        [sys.executable, "-c", "import sys; from bigmarket.settings import load_settings; from bigmarket.api.server import serve; sys.exit(serve(load_settings()))"], env=environment, stdout=subprocess.DEVNULL
+        [sys.executable, "-m", "bigmarket", "serve"], env=environment, stdout=subprocess.DEVNULL
     )
     try:
         _wait_until_ready(settings.port, server)

@@ -26,6 +26,7 @@ log = structlog.get_logger(__name__)
 BATCH_MAX = 256
 HELD_MAX = 20_000
 SCAN_SECONDS = 1.0
+LINGER_SECONDS = 0.05  # a batch that is not full waits for more this long, so that the draws see fewer commits
 GRACE_MS = 5_000  # younger tasks are most likely in memory, here or in the process that wrote them
 PAUSE_MIN_SECONDS = 0.05
 PAUSE_MAX_SECONDS = 2.0
@@ -73,6 +74,7 @@ class Relay:
         self._held = Held(tasks_max=held_max)
         self._thread = threading.Thread(target=self._run, name="relay", daemon=True)
         self._wake = threading.Event()
+        self._full = threading.Event()  # memory holds a whole batch
         self._halt = threading.Event()  # the time to drain is over
         self._stopping = False
         self._scan_at = 0.0
@@ -92,12 +94,15 @@ class Relay:
             self.overflows += 1
             self._horizon_ms = self._now_ms()
             self._overflowed = True
+        if not self._full.is_set() and len(self._held) >= BATCH_MAX:
+            self._full.set()
         if not self._wake.is_set():
             self._wake.set()
 
     def stop(self, *, timeout_seconds: float) -> bool:
         """Deliver what memory holds, then end; whether that was done in time. The store keeps the rest."""
         self._stopping = True
+        self._full.set()
         self._wake.set()
         if self._thread.ident is not None:
             self._thread.join(timeout_seconds)
@@ -136,7 +141,11 @@ class Relay:
         found = self._scan()
         if found and not self._served(found):
             self._scan_at = 0.0
+        if self._held:
+            self._full.wait(LINGER_SECONDS)
         since_ms, held = self._held.take(self._batch_max)
+        if len(self._held) < BATCH_MAX and not self._stopping:
+            self._full.clear()
         if held and not self._served(held):
             self._held.put_back(held, since_ms=since_ms)
         return bool(found or held)

@@ -181,7 +181,7 @@ class SqliteStore:
             try:
                 connection.execute("COMMIT")
             except sqlite3.Error as error:
-                if not connection.in_transaction:
+                if not connection.in_transaction and _code_of(error) != sqlite3.SQLITE_FULL:
                     raise OutcomeUnknown("The commit failed half-way; its outcome is being looked up.") from error
                 _roll_back(connection)
                 raise
@@ -231,7 +231,7 @@ def translated() -> Iterator[None]:
 
 
 def _trouble_of(error: sqlite3.Error) -> Trouble | None:
-    code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+    code = _code_of(error)
     if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
         return Contention("Another process kept the database locked; nothing was spent. Try again.")
     if code == sqlite3.SQLITE_FULL:
@@ -241,3 +241,8 @@ def _trouble_of(error: sqlite3.Error) -> Trouble | None:
     if code in (sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY):
         return Trouble(f"The database file cannot be written ({error}); nothing was spent.")
     return None
+
+
+def _code_of(error: sqlite3.Error) -> int:
+    """SQLite's primary result code."""
+    return getattr(error, "sqlite_errorcode", 0) & 0xFF
