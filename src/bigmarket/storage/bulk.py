@@ -1,30 +1,35 @@
 """Statements over many rows at once, from a few ready-made texts.
 
-A batch of n rows is written as chunks of 256, 128, ... 1 rows, so that a table needs nine texts at most and the
-driver's statement cache keeps them prepared. One statement per chunk also means one release of the interpreter lock
-per chunk instead of one per row, which is what keeps a busy event loop from slowing the writer down.
+A batch is one statement per table whatever its size: it is padded with rows of NULLs to the next of a few sizes, so
+that a table needs few texts and the driver's statement cache keeps them all prepared. sqlite3 gives the interpreter
+lock away with every statement and must win it back from a busy event loop each time; one statement per table, not one
+per row, is what lets a lane keep its pace beside the loop.
 """
 
 from __future__ import annotations
 
 import sqlite3
+from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
+from itertools import chain
 from typing import Any
 
-CHUNK_MAX = 256
+#: Rows of a statement; padding adds a third at most, half only to a batch of five.
+SIZES = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256)
 
 Row = Sequence[object]
 
 
 def chunks(rows: Sequence[Row]) -> Iterator[tuple[int, list[object]]]:
-    """Cut ``rows`` into power-of-two chunks: the number of rows of each, and their values in one flat list."""
-    start, left = 0, len(rows)
-    while left:
-        size = min(CHUNK_MAX, 1 << (left.bit_length() - 1))
-        yield size, [value for row in rows[start : start + size] for value in row]
-        start += size
-        left -= size
+    """Cut ``rows`` into statements: the size of each, and its values in one flat list, padded with NULLs."""
+    most = SIZES[-1]
+    for start in range(0, len(rows), most):
+        part = rows[start : start + most]
+        size = SIZES[bisect_left(SIZES, len(part))]
+        values = list(chain.from_iterable(part))
+        values += [None] * (size * len(part[0]) - len(values))
+        yield size, values
 
 
 @lru_cache(maxsize=512)
@@ -43,7 +48,10 @@ def select(connection: sqlite3.Connection, template: str, keys: Sequence[Row]) -
 
 
 def write(connection: sqlite3.Connection, template: str, rows: Sequence[Row]) -> int:
-    """Run an INSERT or UPDATE over ``rows``; how many rows of the table it changed."""
+    """Run an INSERT or UPDATE over ``rows``; how many rows of the table it changed.
+
+    ``template`` reads ``(VALUES {rows})`` and must leave out rows whose first column is NULL.
+    """
     return sum(
         connection.execute(filled(template, size, len(rows[0])), values).rowcount for size, values in chunks(rows)
     )

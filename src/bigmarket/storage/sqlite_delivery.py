@@ -22,10 +22,11 @@ CROSS JOIN user_award_record AS r ON r.order_id = v.column1"""
 _INSERT_TRADES = """
 INSERT INTO user_credit_order
   (order_id, user_id, trade_name, amount_cents, out_business_no, trade_type, create_time_ms)
-VALUES {rows}"""
+SELECT * FROM (VALUES {rows}) WHERE column1 IS NOT NULL"""
 
 _MOVE_ACCOUNTS = """
-INSERT INTO user_credit_account (user_id, total_cents, available_cents) VALUES {rows}
+INSERT INTO user_credit_account (user_id, total_cents, available_cents)
+SELECT * FROM (VALUES {rows}) WHERE column1 IS NOT NULL
 ON CONFLICT (user_id) DO UPDATE
 SET total_cents = total_cents + excluded.total_cents, available_cents = available_cents + excluded.available_cents
 WHERE account_status = 'open'"""

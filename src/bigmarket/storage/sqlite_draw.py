@@ -55,12 +55,14 @@ SELECT s.strategy_id, s.award_id, s.alloc - s.sold
 FROM (VALUES {rows}) AS v
 CROSS JOIN award_stock AS s ON s.strategy_id = v.column1 AND s.award_id = v.column2"""
 
-_INSERT_ORDERS = f"INSERT INTO user_raffle_order ({', '.join(RaffleOrderRow._fields)}) VALUES {{rows}}"
+_NEW_ROWS = "SELECT * FROM (VALUES {rows}) WHERE column1 IS NOT NULL"
 
-_INSERT_RECORDS = f"INSERT INTO user_award_record ({', '.join(AwardRecordRow._fields)}) VALUES {{rows}}"
+_INSERT_ORDERS = f"INSERT INTO user_raffle_order ({', '.join(RaffleOrderRow._fields)}) {_NEW_ROWS}"
 
-_INSERT_TASKS = """
-INSERT INTO task (message_id, user_id, topic, message, attempts, state, next_at_ms) VALUES {rows}"""
+_INSERT_RECORDS = f"INSERT INTO user_award_record ({', '.join(AwardRecordRow._fields)}) {_NEW_ROWS}"
+
+_INSERT_TASKS = f"""
+INSERT INTO task (message_id, user_id, topic, message, attempts, state, next_at_ms) {_NEW_ROWS}"""
 
 _USE_OPEN_ORDERS = """
 UPDATE user_raffle_order AS o SET order_state = 'used', request_id = v.column2
