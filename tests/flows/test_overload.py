@@ -181,13 +181,16 @@ def test_sigterm_answers_what_is_in_flight_and_ends_with_0(tmp_path: Path) -> No
             return str(answer.json()["code"])
 
         def queued() -> bool:
-            return "bigmarket_lane_waiting 1.0" in httpx.get(f"{url}/metrics").text
+            return "\nbigmarket_lane_waiting 0.0" not in httpx.get(f"{url}/metrics").text
 
         answers = [pool.submit(draw)]
-        while not queued():  # the lane holds the first; whatever comes next waits behind it
-            assert len(answers) < 4
-            answers.append(pool.submit(draw))
+        for _ in range(100):  # the lane holds the first; whatever comes next waits behind it
+            if queued():
+                break
+            if len(answers) < 4:
+                answers.append(pool.submit(draw))
             threading.Event().wait(0.05)
+        assert queued()
         running.send_signal(signal.SIGTERM)
         eventually(lambda: refuses(url))
         held.execute("ROLLBACK")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import gc
 import signal
 import socket
-import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -45,7 +44,7 @@ def serve(settings: Settings, *, ready: Ready | None = None) -> int:
         with World(settings, hand_over=waiting.hand_over) as world:
             server = Server(world, waiting, ready=ready)
             _warn_if_open(settings)
-            with _stopped_by_signals(server), _tuned():
+            with _stopped_by_signals(server), _frozen():
                 server.run(sockets=[listener])
     return 0
 
@@ -144,19 +143,17 @@ def _stopped_by_signals(server: uvicorn.Server) -> Iterator[None]:
 
 
 @contextmanager
-def _tuned() -> Iterator[None]:
-    """What is loaded by now stays out of every collection; lanes and loop take turns at the interpreter quickly."""
-    thresholds, interval = gc.get_threshold(), sys.getswitchinterval()
+def _frozen() -> Iterator[None]:
+    """What is loaded by now stays out of every garbage collection.
+
+    Other thresholds and another switch interval were measured too and made no difference.
+    """
     gc.collect()
     gc.freeze()
-    gc.set_threshold(*GC_THRESHOLDS)
-    sys.setswitchinterval(SWITCH_SECONDS)
     try:
         yield
     finally:
         gc.unfreeze()
-        gc.set_threshold(*thresholds)
-        sys.setswitchinterval(interval)
 
 
 def _warn_if_open(settings: Settings) -> None:
