@@ -27,8 +27,6 @@ CONNECTIONS_MAX = 4096
 KEEP_ALIVE_SECONDS = 75
 DRAIN_SECONDS = 2  # for requests in flight; then the World drains its lanes and its relay
 COLD_THREADS = 8  # as many as the store has readers
-SWITCH_SECONDS = 0.001
-GC_THRESHOLDS = (50_000, 20, 50)
 
 Ready = Callable[[str], None]
 
