@@ -51,6 +51,8 @@ def open_store(settings: Settings) -> Store:
     _make_home(settings.home)
     store = SqliteStore(path)
     migrate(store)
+    if faults := store.durability_faults():
+        raise Trouble(f"{path} would not keep what is acknowledged: {'; '.join(faults)}. Put it on a local disk.")
     return store
 
 

@@ -29,7 +29,9 @@ from bigmarket.outbox.task import Task
 log = structlog.get_logger(__name__)
 
 ATTEMPTS_MAX = 4  # the first try and three more after a lost race
+RETRY_SECONDS_MAX = 0.3  # no further try once a batch has taken so long
 JITTER_SECONDS = 0.02
+LOG_SECONDS = 1.0  # a failing lane says so once in this time
 SETTLE_ATTEMPTS_MAX = 5
 SETTLE_WAIT_SECONDS = 0.2
 
@@ -56,6 +58,7 @@ class Submission(NamedTuple):
     user_id: str
     activity_id: int
     request_id: str | None
+    queued_at: float  # by time.monotonic()
     reply: Any
 
 
@@ -74,11 +77,15 @@ class LaneStats(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class LaneSettings:
-    """``queue_max`` requests wait at most in a lane, ``batch_max`` share a transaction at most."""
+    """``queue_max`` requests wait at most in a lane, ``batch_max`` share a transaction at most.
+
+    A request that waited for ``queue_seconds`` is refused, unspent, rather than drawn after its caller gave up.
+    """
 
     lanes: int = 1
     batch_max: int = 256
     queue_max: int = 4096
+    queue_seconds: float = 0.8
 
 
 class Lane:
@@ -105,6 +112,8 @@ class Lane:
         self._queue: SimpleQueue[Submission | None] = SimpleQueue()
         self._thread = threading.Thread(target=self._run, name="lane", daemon=True)
         self._accepting = True
+        self._log_again_at = 0.0
+        self._failures_unlogged = 0
         self.batches = self.draws = self.refusals = self.troubles = self.retries = 0
 
     def start(self) -> None:
@@ -133,8 +142,10 @@ class Lane:
         last = False
         while not last:
             batch, last = self._gather()
-            if batch:
-                self._serve(batch)
+            try:
+                self._serve(self._in_time(batch))
+            except Exception:
+                log.exception("answers were lost; their callers learn the outcome by their request id")
 
     def _gather(self) -> tuple[list[Submission], bool]:
         """Wait for a first request, then take what else is there already; True when the lane was told to stop."""
@@ -151,22 +162,36 @@ class Lane:
             return batch, False
         return batch, True
 
+    def _in_time(self, batch: list[Submission]) -> list[Submission]:
+        """The batch without the requests that waited too long, which are answered here."""
+        oldest = time.monotonic() - self._settings.queue_seconds
+        if not batch or batch[0].queued_at >= oldest:  # a queue: nobody waits longer than the first
+            return batch
+        late = [s for s in batch if s.queued_at < oldest]
+        self._settle_all(late, [Overloaded("The draw waited too long for its turn; nothing was spent.")] * len(late))
+        return batch[len(late) :]
+
     def _serve(self, batch: list[Submission]) -> None:
+        if not batch:
+            return
         now_ms = self._now_ms()
         make = self._ids.make
         requests = [DrawRequest(make(now_ms), s.user_id, s.activity_id, s.request_id) for s in batch]
         result = self._draw(requests, now_ms)
-        self._count(result.answers)
-        self._hand_over([(s.reply, answer) for s, answer in zip(batch, result.answers, strict=True)])
         if result.tasks:
             self._hand_tasks(result.tasks)
+        self._settle_all(batch, result.answers)
+
+    def _settle_all(self, batch: Sequence[Submission], answers: Sequence[Answer]) -> None:
+        self._count(answers)
+        self._hand_over([(s.reply, answer) for s, answer in zip(batch, answers, strict=True)])
 
     def _draw(self, requests: Sequence[DrawRequest], now_ms: int) -> BatchResult:
         """Draw the batch; when something in it breaks the transaction, halve it until the poison stands alone."""
         try:
             return self._try(requests, now_ms)
         except Trouble as trouble:
-            log.warning("batch failed", code=trouble.code, requests=len(requests), reason=str(trouble))
+            self._log_failure(trouble)
             return BatchResult([trouble] * len(requests), [])
         except Exception as fault:
             if len(requests) == 1:
@@ -178,6 +203,7 @@ class Lane:
 
     def _try(self, requests: Sequence[DrawRequest], now_ms: int) -> BatchResult:
         """One transaction, tried again after a lost race, settled when its commit's fate is unknown."""
+        give_up_at = time.monotonic() + RETRY_SECONDS_MAX
         for attempt in range(1, ATTEMPTS_MAX + 1):
             try:
                 with self._store.drawing() as tx:
@@ -186,6 +212,8 @@ class Lane:
                 return self._settle(requests, result)
             except (GuardMissed, Contention):
                 self.retries += 1
+                if time.monotonic() > give_up_at:
+                    break
                 if attempt < ATTEMPTS_MAX:
                     time.sleep(random.uniform(0, JITTER_SECONDS * attempt))  # noqa: S311  spreads retries, not prizes
             else:
@@ -209,6 +237,14 @@ class Lane:
             return BatchResult([Trouble("The database refused the commit; nothing was spent.")] * len(requests), [])
         return BatchResult([OutcomeUnknown(_UNKNOWN)] * len(requests), [])
 
+    def _log_failure(self, trouble: Trouble) -> None:
+        """Say that batches fail, once in ``LOG_SECONDS``: on a full disk there are thousands a second."""
+        self._failures_unlogged += 1
+        if time.monotonic() >= self._log_again_at:
+            log.warning("batches failed", code=trouble.code, batches=self._failures_unlogged, reason=str(trouble))
+            self._log_again_at = time.monotonic() + LOG_SECONDS
+            self._failures_unlogged = 0
+
     def _count(self, answers: Iterable[Answer]) -> None:
         self.batches += 1
         for answer in answers:
@@ -227,7 +263,8 @@ def set_futures(settled: Settled) -> None:
     """The hand-over for callers that wait in threads: replies are ``concurrent.futures.Future``."""
     for reply, answer in settled:
         future: Future[Answer] = reply
-        future.set_result(answer)
+        if future.set_running_or_notify_cancel():
+            future.set_result(answer)
 
 
 class LaneSet:
@@ -266,7 +303,7 @@ class LaneSet:
         """Queue a draw; ``hand_over`` gets ``(reply, answer)``. Raises ``Overloaded``; then nothing was queued."""
         lanes = self.lanes
         lane = lanes[0] if len(lanes) == 1 else lanes[crc32(user_id.encode()) % len(lanes)]
-        lane.submit(Submission(user_id, activity_id, request_id, reply))
+        lane.submit(Submission(user_id, activity_id, request_id, time.monotonic(), reply))
 
     def draw(self, user_id: str, activity_id: int, request_id: str | None = None, *, timeout_seconds: float) -> Drawn:
         """Draw and wait (with the default hand-over). Raises the refusal; ``OutcomeUnknown`` after the time-out."""

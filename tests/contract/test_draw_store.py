@@ -14,6 +14,7 @@ from bigmarket.errors import Contention, QuotaExhausted
 from bigmarket.storage.campaigns import load_live
 from bigmarket.storage.contract import Store
 from bigmarket.storage.doctor import examine
+from bigmarket.storage.sqlite import Turnstile
 from bigmarket.storage.sqlite_draw import SqliteDrawTx
 from support import DAY, IDS, NOON, assert_healthy, count, give, install, small_campaign
 
@@ -231,6 +232,6 @@ def test_a_lock_that_others_hold_is_contention_and_spends_nothing(
     give(store, "ann")
     with store.writing(), pytest.raises(Contention):
         store._writer.execute("PRAGMA busy_timeout = 50")  # type: ignore[attr-defined]
-        monkeypatch.setattr(store, "_turnstile", threading.Lock())  # let the database itself refuse
+        monkeypatch.setattr(store, "_turnstile", Turnstile())  # let the database itself refuse
         draw(store, live, ["ann"])
     assert count(store, "SELECT COUNT(*) FROM user_raffle_order") == 0

@@ -7,7 +7,7 @@ import signal
 import socket
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 import structlog
 import uvicorn
@@ -49,15 +49,26 @@ def serve(settings: Settings, *, ready: Ready | None = None) -> int:
 
 @contextmanager
 def listening(settings: Settings) -> Iterator[socket.socket]:
-    """The listening socket, closed at the end."""
-    host, port = settings.host, settings.port
-    try:
-        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0][0]
-        listener = socket.create_server((host, port), family=family, backlog=BACKLOG)
-    except OSError as error:
-        raise Trouble(f"Cannot listen on {host}, port {port}: {error.strerror}. {_fix(error, port)}") from error
-    with listener:
+    """The socket to listen on: the address is ours from now on, but nobody is let in before the server is ready."""
+    with ExitStack() as opened:
+        try:
+            listener = opened.enter_context(_bound(settings.host, settings.port))
+        except OSError as error:
+            where = f"{settings.host}, port {settings.port}"
+            raise Trouble(f"Cannot listen on {where}: {error.strerror}. {_fix(error, settings.port)}") from error
         yield listener
+
+
+def _bound(host: str, port: int) -> socket.socket:
+    family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0][0]
+    listener = socket.socket(family)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind((host, port))
+    except OSError:
+        listener.close()
+        raise
+    return listener
 
 
 def _fix(error: OSError, port: int) -> str:

@@ -13,7 +13,6 @@ from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from types import TracebackType
 
 from sqlalchemy import Connection, Engine, create_engine, event
 from sqlalchemy.pool import QueuePool
@@ -27,8 +26,11 @@ from bigmarket.storage.recharging import SqlRechargeTx
 from bigmarket.storage.sqlite_delivery import SqliteDeliveryTx
 from bigmarket.storage.sqlite_draw import SqliteDrawTx, find_draws
 
+# A draw waits for the write lock for less than its caller waits for the draw, so that the answer can be "nothing was
+# spent"; whoever applies a campaign or recharges has more patience.
+DRAW_TURN_SECONDS = 0.8  # behind writers of this process
+DRAW_BUSY_SECONDS = 0.6  # behind writers of others
 BUSY_WAIT_SECONDS = 3.0
-TURNSTILE_WAIT_SECONDS = 4.0
 CHECKPOINT_PAGES = 4_000
 CACHE_KIB = 65_536
 READERS_MAX = 8
@@ -37,7 +39,6 @@ FULL = 2  # as PRAGMA synchronous reports it
 _PRAGMAS = (
     "PRAGMA journal_mode = WAL",
     "PRAGMA synchronous = FULL",
-    f"PRAGMA busy_timeout = {int(BUSY_WAIT_SECONDS * 1000)}",
     f"PRAGMA wal_autocheckpoint = {CHECKPOINT_PAGES}",
     f"PRAGMA cache_size = -{CACHE_KIB}",
     "PRAGMA temp_store = MEMORY",
@@ -52,7 +53,16 @@ class Turnstile:
         self._waiting: deque[threading.Lock] = deque()
         self._taken = False
 
-    def __enter__(self) -> None:
+    @contextmanager
+    def passed(self, *, wait_seconds: float) -> Iterator[None]:
+        """Inside, nobody else is. Raises ``Contention`` when the turn does not come in time."""
+        self._enter(wait_seconds)
+        try:
+            yield
+        finally:
+            self._leave()
+
+    def _enter(self, wait_seconds: float) -> None:
         with self._mutex:
             if not self._taken:
                 self._taken = True
@@ -60,7 +70,7 @@ class Turnstile:
             gate = threading.Lock()
             gate.acquire()
             self._waiting.append(gate)
-        if gate.acquire(timeout=TURNSTILE_WAIT_SECONDS):
+        if gate.acquire(timeout=wait_seconds):
             return
         with self._mutex:
             if gate in self._waiting:
@@ -69,9 +79,7 @@ class Turnstile:
                     "Other writers of this process kept the database busy; nothing was spent. Try again."
                 )
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def _leave(self) -> None:
         with self._mutex:
             if self._waiting:
                 self._waiting.popleft().release()
@@ -85,7 +93,8 @@ class SqliteStore:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._turnstile = Turnstile()
-        self._writer = connect(path)
+        with translated():
+            self._writer = connect(path, wait_seconds=DRAW_BUSY_SECONDS)
         self._cold_writer = _engine(path, begin="BEGIN IMMEDIATE", pool_size=1)
         self._reader = _engine(path, begin="BEGIN", pool_size=READERS_MAX)
 
@@ -144,7 +153,11 @@ class SqliteStore:
     @contextmanager
     def writing(self) -> Iterator[Connection]:
         """One write transaction for cold paths, as a SQLAlchemy connection; committed when the block ends."""
-        with self._turnstile, translated(), self._cold_writer.begin() as connection:
+        with (
+            self._turnstile.passed(wait_seconds=BUSY_WAIT_SECONDS),
+            translated(),
+            self._cold_writer.begin() as connection,
+        ):
             yield connection
 
     @contextmanager
@@ -155,7 +168,7 @@ class SqliteStore:
 
     def durability_faults(self) -> list[str]:
         """Settings under which an acknowledged draw could be lost; none when all is well."""
-        with translated(), self._turnstile:
+        with self._turnstile.passed(wait_seconds=BUSY_WAIT_SECONDS), translated():
             journal = self._writer.execute("PRAGMA journal_mode").fetchone()[0]
             synchronous = self._writer.execute("PRAGMA synchronous").fetchone()[0]
         faults = [] if journal == "wal" else [f"journal_mode is {journal}, not wal"]
@@ -171,7 +184,7 @@ class SqliteStore:
     def _transaction(self) -> Iterator[sqlite3.Connection]:
         """BEGIN IMMEDIATE ... COMMIT on the hot writer; always rolled back when the block raises."""
         connection = self._writer
-        with self._turnstile, translated():
+        with self._turnstile.passed(wait_seconds=DRAW_TURN_SECONDS), translated():
             connection.execute("BEGIN IMMEDIATE")
             try:
                 yield connection
@@ -187,10 +200,13 @@ class SqliteStore:
                 raise
 
 
-def connect(path: Path) -> sqlite3.Connection:
-    """A connection with this store's settings, in autocommit mode until BEGIN."""
+def connect(path: Path, *, wait_seconds: float = BUSY_WAIT_SECONDS) -> sqlite3.Connection:
+    """A connection with this store's settings, in autocommit mode until BEGIN.
+
+    It waits ``wait_seconds`` at most for a lock that another process holds.
+    """
     connection = sqlite3.connect(
-        path, timeout=BUSY_WAIT_SECONDS, isolation_level=None, check_same_thread=False, cached_statements=512
+        path, timeout=wait_seconds, isolation_level=None, check_same_thread=False, cached_statements=512
     )
     for pragma in _PRAGMAS:
         connection.execute(pragma).fetchall()
@@ -238,9 +254,18 @@ def _trouble_of(error: sqlite3.Error) -> Trouble | None:
         return StorageFull(
             "The disk or the database file is full; nothing was spent. Free some space, then try again."
         )
-    if code in (sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY):
-        return Trouble(f"The database file cannot be written ({error}); nothing was spent.")
+    if code in _FILE_FAULTS:
+        return Trouble(f"The database file cannot be used ({error}); nothing was spent.")
     return None
+
+
+_FILE_FAULTS = (
+    sqlite3.SQLITE_IOERR,
+    sqlite3.SQLITE_CANTOPEN,
+    sqlite3.SQLITE_READONLY,
+    sqlite3.SQLITE_NOTADB,
+    sqlite3.SQLITE_CORRUPT,
+)
 
 
 def _code_of(error: sqlite3.Error) -> int:
