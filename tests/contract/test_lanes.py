@@ -258,3 +258,35 @@ def test_draws_wait_in_a_thread_of_their_own(store: Store, users: list[str]) -> 
         thread.join()
     assert sorted(d.user_id for d in drawn) == users
     assert lanes.stop(timeout_seconds=WAIT)
+
+
+def test_a_draw_that_waited_too_long_is_refused_unspent(store: Store, users: list[str]) -> None:
+    lanes = lanes_on(store, settings=LaneSettings(queue_seconds=0.05))
+    futures = submit(lanes, users[:4])
+    threading.Event().wait(0.1)
+    futures += submit(lanes, users[4:6])
+    lanes.start()
+    assert [type(a) for a in answers(futures)] == [Overloaded] * 4 + [Drawn] * 2
+    assert lanes.stop(timeout_seconds=WAIT)
+    assert count(store, "SELECT COUNT(*) FROM user_raffle_order") == 2
+
+
+def test_a_hand_over_that_breaks_does_not_end_the_lane(store: Store, users: list[str]) -> None:
+    lanes = lanes_on(store)
+    broken: list[object] = [None]  # not a future
+    lanes.submit(users[0], 1, "r1", reply=broken)
+    lanes.start()
+    assert all(isinstance(a, Drawn) for a in answers(submit(lanes, users[1:3])))
+    assert isinstance(answers(submit(lanes, users[:1], request_id="r1"))[0], Drawn)
+    assert lanes.stop(timeout_seconds=WAIT)
+    assert count(store, "SELECT COUNT(*) FROM user_raffle_order") == 3
+
+
+def test_a_caller_that_cancelled_breaks_nothing(store: Store, users: list[str]) -> None:
+    lanes = lanes_on(store)
+    futures = submit(lanes, users[:3])
+    assert futures[1].cancel()
+    lanes.start()
+    assert isinstance(futures[0].result(WAIT), Drawn)
+    assert isinstance(futures[2].result(WAIT), Drawn)
+    assert lanes.stop(timeout_seconds=WAIT)

@@ -74,10 +74,10 @@ async def _stop_with_requests_in_flight(
     connections = [await Connection.open(server.port) for _ in users]
     with locked(home):
         draws = [asyncio.create_task(c.draw(Ask(u, "r1"))) for u, c in zip(users, connections, strict=True)]
-        await asyncio.sleep(0.5)
+        await asyncio.sleep(0.15)
         assert not any(draw.done() for draw in draws)
         server.signal(number)
-        await asyncio.sleep(0.3)
+        await asyncio.sleep(0.15)
     replies = await asyncio.gather(*draws)
     for connection in connections:
         await connection.close()
