@@ -57,22 +57,22 @@ class Run:
 def measure(variant: str, *, users: int, connections: int, seconds: float, batch_max: int) -> Run:
     """One run on a fresh database; doctor must be clean afterwards."""
     with tempfile.TemporaryDirectory(prefix="bigmarket-bench-") as folder:
-        settings = Settings(home=Path(folder), port=_free_port(), batch_max=batch_max, log_level="error")
+        settings = Settings(home=Path(folder), port=free_port(), batch_max=batch_max, log_level="error")
         store = open_store(settings)
         prepare(store, user_names(users))
         store.close()
-        with _serving(settings) as server:
+        with serving(settings) as server:
             drive(
                 port=settings.port, connections=connections, seconds=WARM_UP_SECONDS, users=users, activity=ACTIVITY
             )
-            drawn, cpu = _drawn(settings.port), _cpu_seconds(server.pid)
+            made, cpu = drawn(settings.port), _cpu_seconds(server.pid)
             load = drive(port=settings.port, connections=connections, seconds=seconds, users=users, activity=ACTIVITY)
-            drain = _drain(settings.port)
-            drawn, cpu = _drawn(settings.port) - drawn, _cpu_seconds(server.pid) - cpu
-            memory = _resident_mb(server.pid)
+            drained = drain(settings.port)
+            made, cpu = drawn(settings.port) - made, _cpu_seconds(server.pid) - cpu
+            memory = resident_mb(server.pid)
         # Draws whose answers were on their way when the warm-up or the run ended are in one count only.
         assert not load.errors, f"{load.errors} requests failed"
-        assert 0 <= drawn - load.requests <= 2 * connections, (drawn, load.requests)
+        assert 0 <= made - load.requests <= 2 * connections, (made, load.requests)
         store = open_store(settings)
         broken = [finding for finding in examine(store, now_ms=now_ms()) if not finding.ok]
         assert not broken, broken
@@ -81,12 +81,13 @@ def measure(variant: str, *, users: int, connections: int, seconds: float, batch
         store.close()
     assert not left, f"{left} tasks were not delivered"
     rate = load.requests / load.seconds
-    cpu_us = cpu / drawn * 1e6
-    return Run(variant, connections, rate, load.p50_ms, load.p95_ms, load.p99_ms, cpu_us, drain, memory)
+    cpu_us = cpu / made * 1e6
+    return Run(variant, connections, rate, load.p50_ms, load.p95_ms, load.p99_ms, cpu_us, drained, memory)
 
 
 @contextmanager
-def _serving(settings: Settings) -> Iterator[subprocess.Popen[bytes]]:
+def serving(settings: Settings) -> Iterator[subprocess.Popen[bytes]]:
+    """A real server process; it must end with 0 when it is told to."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("BIGMARKET_")} | {
         "BIGMARKET_HOME": str(settings.home),
         "BIGMARKET_PORT": str(settings.port),
@@ -123,19 +124,21 @@ def _get(port: int, path: str) -> str:
     return body.decode()
 
 
-def _metric(port: int, name: str) -> float:
+def metric(port: int, name: str) -> float:
+    """A metric of the server, summed over its labels."""
     lines = _get(port, "/metrics").splitlines()
     return sum(float(line.split()[-1]) for line in lines if line.startswith((name + " ", name + "{")))
 
 
-def _drawn(port: int) -> int:
-    return int(_metric(port, "bigmarket_draws_total"))
+def drawn(port: int) -> int:
+    """Draws that the server made so far."""
+    return int(metric(port, "bigmarket_draws_total"))
 
 
-def _drain(port: int) -> float:
+def drain(port: int) -> float:
     """Seconds until the relay has nothing left in memory."""
     started = time.monotonic()
-    while _metric(port, "bigmarket_relay_waiting"):
+    while metric(port, "bigmarket_relay_waiting"):
         assert time.monotonic() - started < DRAIN_SECONDS, "the outbox does not drain"
         time.sleep(0.05)
     return time.monotonic() - started
@@ -146,11 +149,13 @@ def _cpu_seconds(pid: int) -> float:
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
-def _resident_mb(pid: int) -> float:
+def resident_mb(pid: int) -> float:
+    """Memory that a process holds, in megabytes."""
     return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 1e6
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """A port that nobody listens on."""
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port: int = probe.getsockname()[1]
     return port

@@ -32,6 +32,7 @@ log = structlog.get_logger(__name__)
 
 REFRESH_SECONDS = 0.25
 STOP_SECONDS = 8.0
+QUEUE_SHARE = 0.4  # of a draw's deadline may pass in the queue; the rest is for its transaction
 SEED_BYTES = 32
 
 
@@ -141,7 +142,12 @@ class World:
             ids=self.ids,
             hand_tasks=self.relay.offer if settings.relay else _leave_to_others,
             hand_over=hand_over,
-            settings=LaneSettings(settings.lanes, settings.batch_max, settings.queue_max),
+            settings=LaneSettings(
+                lanes=settings.lanes,
+                batch_max=settings.batch_max,
+                queue_max=settings.queue_max,
+                queue_seconds=settings.draw_deadline_seconds * QUEUE_SHARE,
+            ),
         )
 
     def __enter__(self) -> Self:
