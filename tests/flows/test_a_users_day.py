@@ -79,8 +79,8 @@ def test_two_days_of_ann(served: Served, clock: Clock) -> None:
     assert (day_left(served), car(served)["waitUnLockCount"]) == (2, 2)
     assert [served.draw("ann").json()["code"] for _ in range(3)] == ["0000", "0000", "ERR_BIZ_007"]
 
-    # Now the month is used up, also on the day after. Next month the last draw waits: her fifth, so the car's tier, but
-    # the car is locked on the first draw of a day.
+    # Now the month is used up, also on the day after. Next month the last draw waits: her fifth, so the car's tier;
+    # but the car is locked on the first draw of a day.
     clock.now_ms += DAY
     assert served.draw("ann").json()["code"] == "ERR_BIZ_007"
     clock.now_ms += 10 * DAY
