@@ -247,15 +247,14 @@ CHECKS = (
         "Q3",
         "every credited draw has a completed quota order",
         _query("""SELECT a.user_id, a.activity_id, a.total_count, a.month_count, a.day_count,
-                         SUM(q.total_count) AS ordered, SUM(q.month_count) AS ordered_month,
-                         SUM(q.day_count) AS ordered_day
+                         q.total AS ordered, q.month AS ordered_month, q.day AS ordered_day
                   FROM raffle_activity_account a
-                  LEFT JOIN raffle_activity_order q ON q.user_id = a.user_id AND q.activity_id = a.activity_id
-                    AND q.state = 'completed'
-                  GROUP BY a.user_id, a.activity_id, a.total_count, a.month_count, a.day_count
-                  HAVING a.total_count <> COALESCE(SUM(q.total_count), 0)
-                      OR a.month_count <> COALESCE(SUM(q.month_count), 0)
-                      OR a.day_count <> COALESCE(SUM(q.day_count), 0)"""),
+                  LEFT JOIN (SELECT user_id, activity_id, SUM(total_count) AS total, SUM(month_count) AS month,
+                                    SUM(day_count) AS day
+                             FROM raffle_activity_order WHERE state = 'completed' GROUP BY user_id, activity_id) q
+                    ON q.user_id = a.user_id AND q.activity_id = a.activity_id
+                  WHERE a.total_count <> COALESCE(q.total, 0) OR a.month_count <> COALESCE(q.month, 0)
+                     OR a.day_count <> COALESCE(q.day, 0)"""),
     ),
     Check(
         "D1",
@@ -337,10 +336,10 @@ CHECKS = (
     Check(
         "C1",
         "balance = sum of credit orders, never negative",
-        _query("""SELECT u.user_id, u.available_cents, SUM(o.amount_cents) AS ordered_cents
-                  FROM user_credit_account u LEFT JOIN user_credit_order o ON o.user_id = u.user_id
-                  GROUP BY u.user_id, u.available_cents
-                  HAVING u.available_cents <> COALESCE(SUM(o.amount_cents), 0) OR u.available_cents < 0
+        _query("""SELECT u.user_id, u.available_cents, o.cents AS ordered_cents FROM user_credit_account u
+                  LEFT JOIN (SELECT user_id, SUM(amount_cents) AS cents FROM user_credit_order GROUP BY user_id) o
+                    ON o.user_id = u.user_id
+                  WHERE u.available_cents <> COALESCE(o.cents, 0) OR u.available_cents < 0
                   UNION ALL
                   SELECT o.user_id, NULL, SUM(o.amount_cents) FROM user_credit_order o
                   LEFT JOIN user_credit_account u ON u.user_id = o.user_id
