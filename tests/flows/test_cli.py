@@ -268,7 +268,7 @@ def test_apply_asks_nobody_who_is_not_there(bigmarket: Bigmarket, tmp_path: Path
     assert bigmarket("apply", file, "--yes", "--dry-run").code == 2
 
 
-def test_armory_says_what_is_live(bigmarket: Bigmarket, tmp_path: Path) -> None:
+def test_armory_says_what_is_live(bigmarket: Bigmarket, home: Path, tmp_path: Path) -> None:
     file = campaign_file(tmp_path)
     bigmarket("apply", file, "--yes")
     first = bigmarket("armory", "1", "--json").document
@@ -280,6 +280,9 @@ def test_armory_says_what_is_live(bigmarket: Bigmarket, tmp_path: Path) -> None:
     assert (second["changed"], second["epoch"]) == (True, 2)
     former, present = bigmarket("epochs", "1", "--json").document["epochs"]
     assert not former["open"]
+    assert former["seed"] is None, "a server may draw with it for another moment"
+    write(home, "UPDATE seed_epoch SET close_time_ms = close_time_ms - 60000 WHERE epoch = 1")
+    former, present = bigmarket("epochs", "1", "--json").document["epochs"]
     assert len(former["seed"]) == 64
     assert (present["open"], present["seed"], present["seed_sha256"]) == (True, None, second["seed_sha256"])
     assert former["seed"] in bigmarket("epochs", "1").out

@@ -177,7 +177,7 @@ def epochs(ctx: typer.Context, activity_id: ActivityId, as_json: Json = False) -
         if not activity:
             raise NotFound(f"There is no activity {activity_id}; load its campaign file with `bigmarket apply`.")
         rows = rows_where(connection, seed_epoch, activity_id=activity_id)
-    found = [results.epoch_document(row, time_zone=activity[0]["time_zone"]) for row in rows]
+    found = [results.epoch_document(row, time_zone=activity[0]["time_zone"], now_ms=now_ms()) for row in rows]
     hint = None if found else Text(f"No epoch yet; {session.command_line(f'armory {activity_id}')} opens the first.")
     views = [results.pairs(results.epoch_facts(epoch)) for epoch in found]
     session.answer({"activity_id": activity_id, "epochs": found}, hint, *views, as_json=as_json)

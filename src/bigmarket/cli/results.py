@@ -25,6 +25,7 @@ from bigmarket.storage.campaigns import Armed
 from bigmarket.storage.doctor import Finding
 
 BAR_COLUMNS = 24
+REVEAL_AFTER_MS = 5_000  # a closed epoch's seed stays secret while a server may not have heard of the next one
 
 
 def table(*columns: str, title: str | None = None, right: Iterable[str] = ()) -> Table:
@@ -284,23 +285,24 @@ def rows_table(finding: Finding) -> Table:
     return made
 
 
-def epoch_document(row: RowMapping, *, time_zone: str) -> Document:
-    """A row of ``seed_epoch`` as JSON; its seed only once it is closed."""
+def epoch_document(row: RowMapping, *, time_zone: str, now_ms: int) -> Document:
+    """A row of ``seed_epoch`` as JSON; its seed only once nobody draws with it any more."""
     closed_ms = row["close_time_ms"]
+    revealed = closed_ms is not None and closed_ms + REVEAL_AFTER_MS <= now_ms
     return {
         "epoch": row["epoch"],
         "open": closed_ms is None,
         "opened": moment(row["open_time_ms"], time_zone=time_zone),
         "closed": None if closed_ms is None else moment(closed_ms, time_zone=time_zone),
         "seed_sha256": row["seed_sha256"],
-        "seed": None if closed_ms is None else bytes(row["seed"]).hex(),
+        "seed": bytes(row["seed"]).hex() if revealed else None,
     }
 
 
 def epoch_facts(epoch: Document) -> dict[str, object]:
     """A seed epoch for people, one line per fact, so that hash and seed can be copied whole."""
     state = Text("open", "green") if epoch["open"] else Text("closed")
-    seed = epoch["seed"] or Text("revealed when the epoch closes", "dim")
+    seed = epoch["seed"] or Text("revealed some seconds after the epoch closes", "dim")
     facts = {"epoch": Text.assemble((str(epoch["epoch"]), "bold"), "  ", state), "opened": epoch["opened"]}
     if not epoch["open"]:
         facts["closed"] = epoch["closed"]
