@@ -37,9 +37,14 @@ format: install ## Rewrite the code in the house style
 	@$(RUN) ruff format .
 
 .PHONY: bench
-bench: install ## Measure draws per second: core, then HTTP
-	@$(RUN) python bench/draw_core.py $(ARGS)
-	@$(RUN) python bench/http_draw.py $(ARGS)
+bench: install ## Measure draws per second of the core and over HTTP, and arming (3 minutes)
+	@$(RUN) python bench/draw_core.py
+	@$(RUN) python bench/http_draw.py
+	@$(RUN) python bench/armory.py
+
+.PHONY: soak
+soak: install ## Draw a million times over HTTP and watch memory stay flat (5 minutes)
+	@$(RUN) python bench/soak.py
 
 .PHONY: hooks
 hooks: install ## Run `make lint` before every commit

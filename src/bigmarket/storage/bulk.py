@@ -2,8 +2,8 @@
 
 A batch is one statement per table whatever its size: it is padded with rows of NULLs to the next of a few sizes, so
 that a table needs few texts and the driver's statement cache keeps them all prepared. sqlite3 gives the interpreter
-lock away with every statement and must win it back from a busy event loop each time; one statement per table, not one
-per row, is what lets a lane keep its pace beside the loop.
+lock away with every step of a statement and must win it back from a busy event loop each time; one statement per
+table and one row (a JSON array) per answer, not one step per row, is what lets a lane keep its pace beside the loop.
 """
 
 from __future__ import annotations
@@ -14,6 +14,8 @@ from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from itertools import chain
 from typing import Any
+
+import msgspec
 
 #: Rows of a statement; padding adds a third at most, half only to a batch of five.
 SIZES = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256)
@@ -39,12 +41,24 @@ def filled(template: str, rows: int, columns: int) -> str:
     return template.replace("{rows}", ", ".join([row] * rows))
 
 
-def select(connection: sqlite3.Connection, template: str, keys: Sequence[Row]) -> list[tuple[Any, ...]]:
-    """Rows found (or returned) for any of ``keys``; ``template`` joins its table to ``(VALUES {rows}) AS v``."""
-    found: list[tuple[Any, ...]] = []
+def in_one(*columns: str) -> str:
+    """What a SELECT for ``select`` asks for: all rows of these columns (numbers, texts, NULLs) as one value."""
+    return f"json_group_array(json_array({', '.join(columns)}))"
+
+
+def select(connection: sqlite3.Connection, template: str, keys: Sequence[Row]) -> list[list[Any]]:
+    """Rows found for any of ``keys``, in no order.
+
+    ``template`` selects ``in_one(...)`` from its table joined to ``(VALUES {rows}) AS v``.
+    """
+    found: list[list[Any]] = []
     for size, values in chunks(keys):
-        found += connection.execute(filled(template, size, len(keys[0])), values)
+        (rows,) = connection.execute(filled(template, size, len(keys[0])), values).fetchone()
+        found += _decode(rows)
     return found
+
+
+_decode = msgspec.json.Decoder(list[list[Any]]).decode
 
 
 def write(connection: sqlite3.Connection, template: str, rows: Sequence[Row]) -> int:

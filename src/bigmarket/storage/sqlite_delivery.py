@@ -7,17 +7,16 @@ from collections.abc import Sequence
 
 from bigmarket.credit.model import CreditAccountClosed, CreditTrade
 from bigmarket.errors import NotFound
-from bigmarket.storage.bulk import select, write
+from bigmarket.storage.bulk import in_one, select, write
+
+_FIND_RECORDS = f"""
+SELECT {in_one("r.order_id", "r.award_state")} FROM (VALUES {{rows}}) AS v
+CROSS JOIN user_award_record AS r ON r.order_id = v.column1"""
 
 _COMPLETE_RECORDS = """
 UPDATE user_award_record AS r SET award_state = 'completed'
 FROM (VALUES {rows}) AS v
-WHERE r.order_id = v.column1 AND r.award_state = 'create'
-RETURNING order_id"""
-
-_FIND_RECORDS = """
-SELECT r.order_id FROM (VALUES {rows}) AS v
-CROSS JOIN user_award_record AS r ON r.order_id = v.column1"""
+WHERE r.order_id = v.column1 AND r.award_state = 'create'"""
 
 _INSERT_TRADES = """
 INSERT INTO user_credit_order
@@ -48,13 +47,15 @@ class SqliteDeliveryTx:
 
     def complete_records(self, order_ids: Sequence[str]) -> set[str]:
         """Those of ``order_ids`` whose record was ``create``. Raises NotFound for an order without a record."""
-        rows = select(self._connection, _COMPLETE_RECORDS, [(order_id,) for order_id in order_ids])
-        completed: set[str] = {row[0] for row in rows}
-        rest = set(order_ids) - completed
-        known = {row[0] for row in select(self._connection, _FIND_RECORDS, [(order_id,) for order_id in rest])}
-        if known != rest:
-            raise NotFound(f"There is no award record {min(rest - known)}.")
-        return completed
+        states: dict[str, str] = dict(
+            select(self._connection, _FIND_RECORDS, [(order_id,) for order_id in order_ids])
+        )
+        if missing := set(order_ids) - states.keys():
+            raise NotFound(f"There is no award record {min(missing)}.")
+        waiting = {order_id for order_id, state in states.items() if state == "create"}
+        completed = write(self._connection, _COMPLETE_RECORDS, [(order_id,) for order_id in waiting])
+        assert completed == len(waiting), "the transaction holds the write lock"
+        return waiting
 
     def add_credits(self, trades: Sequence[CreditTrade], *, now_ms: int) -> None:
         """Orders first, as they carry the idempotency key; then each account once. Amounts must be above 0."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Collection, Sequence
+from operator import itemgetter
 
 from bigmarket.activity.quota import Account
 from bigmarket.draw import (
@@ -23,36 +24,38 @@ from bigmarket.draw import (
     StockKey,
 )
 from bigmarket.outbox.task import Task
-from bigmarket.storage.bulk import Row, select, write
+from bigmarket.storage.bulk import Row, in_one, select, write
 
-_LOAD_ACCOUNTS = """
-SELECT a.user_id, a.activity_id, a.total_count, a.total_count_surplus, a.month, a.month_count,
-       a.month_count_surplus, a.day, a.day_count, a.day_count_surplus
-FROM (VALUES {rows}) AS v
+_ACCOUNT = in_one(
+    "a.user_id", "a.activity_id", "a.total_count", "a.total_count_surplus", "a.month", "a.month_count",
+    "a.month_count_surplus", "a.day", "a.day_count", "a.day_count_surplus",
+)  # fmt: skip
+_LOAD_ACCOUNTS = f"""
+SELECT {_ACCOUNT}
+FROM (VALUES {{rows}}) AS v
 CROSS JOIN raffle_activity_account AS a ON a.user_id = v.column1 AND a.activity_id = v.column2"""
 
-_LOAD_OPEN_ORDERS = """
-SELECT o.user_id, o.activity_id, o.order_id, o.order_day
-FROM (VALUES {rows}) AS v
+_LOAD_OPEN_ORDERS = f"""
+SELECT {in_one("o.user_id", "o.activity_id", "o.order_id", "o.order_day")}
+FROM (VALUES {{rows}}) AS v
 CROSS JOIN user_raffle_order AS o
-  ON o.user_id = v.column1 AND o.activity_id = v.column2 AND o.order_state = 'create'
-ORDER BY o.order_id"""
+  ON o.user_id = v.column1 AND o.activity_id = v.column2 AND o.order_state = 'create'"""
 
-_DRAWN = "r.order_id, r.user_id, r.activity_id, r.award_id, r.award_title, r.award_index"
+_DRAWN = ("r.order_id", "r.user_id", "r.activity_id", "r.award_id", "r.award_title", "r.award_index")
 
 _LOAD_SETTLED = f"""
-SELECT o.request_id, {_DRAWN}
+SELECT {in_one("o.request_id", *_DRAWN)}
 FROM (VALUES {{rows}}) AS v
 CROSS JOIN user_raffle_order AS o ON o.user_id = v.column1 AND o.request_id = v.column2
 CROSS JOIN user_award_record AS r ON r.order_id = o.order_id"""
 
 _FIND_DRAWS = f"""
-SELECT {_DRAWN} FROM (VALUES {{rows}}) AS v
+SELECT {in_one(*_DRAWN)} FROM (VALUES {{rows}}) AS v
 CROSS JOIN user_award_record AS r ON r.order_id = v.column1"""
 
-_LOAD_STOCK = """
-SELECT s.strategy_id, s.award_id, s.alloc - s.sold
-FROM (VALUES {rows}) AS v
+_LOAD_STOCK = f"""
+SELECT {in_one("s.strategy_id", "s.award_id", "s.alloc - s.sold")}
+FROM (VALUES {{rows}}) AS v
 CROSS JOIN award_stock AS s ON s.strategy_id = v.column1 AND s.award_id = v.column2"""
 
 _NEW_ROWS = "SELECT * FROM (VALUES {rows}) WHERE column1 IS NOT NULL"
@@ -102,7 +105,8 @@ class SqliteDrawTx:
             (row[0], row[1]): Account(*row[2:]) for row in select(self._connection, _LOAD_ACCOUNTS, users)
         }
         open_orders: dict[AccountKey, list[OpenOrder]] = {}
-        for user_id, activity_id, order_id, day in select(self._connection, _LOAD_OPEN_ORDERS, users):
+        owed = select(self._connection, _LOAD_OPEN_ORDERS, users)
+        for user_id, activity_id, order_id, day in sorted(owed, key=itemgetter(2)):  # the oldest first
             open_orders.setdefault((user_id, activity_id), []).append(OpenOrder(order_id, day))
         settled = {(row[2], row[0]): Drawn(*row[1:]) for row in select(self._connection, _LOAD_SETTLED, repeats)}
         return Snapshot(accounts, open_orders, settled)
