@@ -261,10 +261,11 @@ def test_two_files_of_one_activity_are_refused(bigmarket: Bigmarket, tmp_path: P
     assert (result.code, result.document["error"]["code"]) == (1, "duplicate")
 
 
-def test_apply_asks_nobody_who_is_not_there(bigmarket: Bigmarket, tmp_path: Path) -> None:
+def test_apply_asks_nobody_who_is_not_there(bigmarket: Bigmarket, home: Path, tmp_path: Path) -> None:
     file = campaign_file(tmp_path)
-    assert bigmarket("apply", file).code == 2
-    assert bigmarket("apply", file, "--json").document["error"]["code"] == "usage"
+    assert bigmarket("apply", file).code == 0
+    assert count(home, "raffle_activity") == 1
+    assert bigmarket("apply", file, "--json").document["written"] is False, "there is nothing to change any more"
     assert bigmarket("apply", file, "--yes", "--dry-run").code == 2
 
 

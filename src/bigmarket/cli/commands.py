@@ -116,19 +116,19 @@ def version(ctx: typer.Context, as_json: Json = False) -> None:
 def apply(
     ctx: typer.Context,
     files: Annotated[list[Path], typer.Argument(metavar="FILE...", help="Campaign files (YAML).")],
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Write without asking.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Write without asking, also in a terminal.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show what would change.")] = False,
     as_json: Json = False,
 ) -> None:
     """Check campaign files, show what they change, and write it in one transaction.
 
-    Every problem of every file is listed, and then nothing is written. What is written becomes live with armory.
+    Every problem of every file is listed, and then nothing is written. In a terminal it asks before it writes.
+    What is written becomes live with armory.
     """
     session: Session = ctx.obj
     if yes and dry_run:
         raise typer.BadParameter("choose --yes or --dry-run")
-    if not (yes or dry_run) and (as_json or not sys.stdin.isatty()):
-        raise typer.BadParameter("nobody can be asked here: give --yes to write, or --dry-run")
+    asks = not yes and not as_json and sys.stdin.isatty()
     with working("Checking"):
         campaigns = applying.read_files(files)
     if dry_run and not session.has_store():
@@ -139,7 +139,7 @@ def apply(
             planned = applying.plan(store, campaigns)
             _show(planned, as_json=as_json)
             writes = not dry_run and any(item.changes for item in planned)
-            writes = writes and (yes or typer.confirm("Write this?", err=True))
+            writes = writes and not (asks and not typer.confirm("Write this?", err=True))
             if writes:
                 applying.write(store, planned)
     document = {"written": writes, "campaigns": [applying.planned_document(item) for item in planned]}
