@@ -110,7 +110,7 @@ def measure(variant: str, *, users: list[str], clients: int, batch_max: int, sec
         ids=Ids(),
         hand_tasks=lambda _: None,
         hand_over=load.answer,
-        settings=LaneSettings(batch_max=batch_max, queue_max=clients + 1),
+        settings=LaneSettings(batch_max=batch_max, queue_max=clients + 1, queue_seconds=DRAIN_SECONDS),
     )
     load.lanes.start()
     cpu = time.process_time()

@@ -41,7 +41,7 @@ def lanes_on(store: Any, *, settings: LaneSettings | None = None) -> LaneSet:
         now_ms=lambda: NOON,
         ids=Ids(),
         hand_tasks=lambda _: None,
-        settings=settings or LaneSettings(),
+        settings=settings or LaneSettings(queue_seconds=WAIT),
     )
 
 
@@ -67,7 +67,7 @@ def test_what_queued_up_shares_one_transaction_and_every_one_is_answered(store: 
 
 
 def test_stopping_draws_what_is_queued_and_then_takes_no_more(store: Store, users: list[str]) -> None:
-    lanes = lanes_on(store, settings=LaneSettings(batch_max=4))
+    lanes = lanes_on(store, settings=LaneSettings(batch_max=4, queue_seconds=WAIT))
     futures = submit(lanes, users)
     lanes.start()
     assert lanes.stop(timeout_seconds=WAIT)
@@ -77,7 +77,7 @@ def test_stopping_draws_what_is_queued_and_then_takes_no_more(store: Store, user
 
 
 def test_a_full_queue_refuses_at_once(store: Store, users: list[str]) -> None:
-    lanes = lanes_on(store, settings=LaneSettings(queue_max=5))
+    lanes = lanes_on(store, settings=LaneSettings(queue_max=5, queue_seconds=WAIT))
     futures = submit(lanes, users[:5])
     with pytest.raises(Overloaded):
         submit(lanes, users[5:6])
@@ -88,7 +88,7 @@ def test_a_full_queue_refuses_at_once(store: Store, users: list[str]) -> None:
 
 
 def test_users_hashed_to_several_lanes_all_draw(store: Store, users: list[str]) -> None:
-    lanes = lanes_on(store, settings=LaneSettings(lanes=3))
+    lanes = lanes_on(store, settings=LaneSettings(lanes=3, queue_seconds=WAIT))
     lanes.start()
     assert all(isinstance(a, Drawn) for a in answers(submit(lanes, users * 5)))
     assert lanes.stop(timeout_seconds=WAIT)
@@ -261,9 +261,9 @@ def test_draws_wait_in_a_thread_of_their_own(store: Store, users: list[str]) -> 
 
 
 def test_a_draw_that_waited_too_long_is_refused_unspent(store: Store, users: list[str]) -> None:
-    lanes = lanes_on(store, settings=LaneSettings(queue_seconds=0.05))
+    lanes = lanes_on(store, settings=LaneSettings(queue_seconds=0.2))
     futures = submit(lanes, users[:4])
-    threading.Event().wait(0.1)
+    threading.Event().wait(0.3)
     futures += submit(lanes, users[4:6])
     lanes.start()
     assert [type(a) for a in answers(futures)] == [Overloaded] * 4 + [Drawn] * 2
