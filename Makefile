@@ -59,7 +59,8 @@ install: .venv/.installed
 
 # Installing talks on standard error: standard output belongs to the command that is run.
 .venv/.installed: pyproject.toml uv.lock $(UV)
-	@$(UV) sync --frozen --quiet >&2
+	@# The machine's own certificates are tried second: a company's proxy may need them.
+	@$(UV) sync --frozen --quiet >&2 || $(UV) sync --frozen --quiet --system-certs >&2
 	@touch $@
 
 $(UV):
