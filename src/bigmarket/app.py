@@ -32,7 +32,7 @@ log = structlog.get_logger(__name__)
 
 REFRESH_SECONDS = 0.25
 STOP_SECONDS = 8.0
-QUEUE_SHARE = 0.4  # of a draw's deadline may pass in the queue; the rest is for its transaction
+QUEUE_SHARE = 0.35  # of a draw's deadline may pass in the queue; the rest is for its transaction
 SEED_BYTES = 32
 
 

@@ -85,7 +85,7 @@ class LaneSettings:
     lanes: int = 1
     batch_max: int = 256
     queue_max: int = 4096
-    queue_seconds: float = 0.8
+    queue_seconds: float = 0.7
 
 
 class Lane:

@@ -28,7 +28,7 @@ from bigmarket.storage.sqlite_draw import SqliteDrawTx, find_draws
 
 # A draw waits for the write lock for less than its caller waits for the draw, so that the answer can be "nothing was
 # spent"; whoever applies a campaign or recharges has more patience.
-DRAW_TURN_SECONDS = 0.8  # behind writers of this process
+DRAW_TURN_SECONDS = 0.6  # behind writers of this process
 DRAW_BUSY_SECONDS = 0.6  # behind writers of others
 BUSY_WAIT_SECONDS = 3.0
 CHECKPOINT_PAGES = 4_000
