@@ -11,7 +11,7 @@ from sqlalchemy import Connection, inspect, text
 MIGRATIONS = Path(__file__).parent / "migrations"
 
 #: The newest revision; alembic is loaded only when a database is at another.
-HEAD = "0001"
+HEAD = "0002"
 
 
 class Migrated(Protocol):

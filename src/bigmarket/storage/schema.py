@@ -25,6 +25,8 @@ from sqlalchemy import (
 )
 from sqlalchemy.types import TypeEngine
 
+from bigmarket.storage.types import CLUSTERED, DAY, DOCUMENT, KEY, MONTH, NUMBER, STATE, ULID, USER
+
 #: MySQL wants a CHECK's name to be unique in the whole schema.
 _NAMES = {
     "ck": "ck_%(table_name)s_%(constraint_name)s",
@@ -33,16 +35,10 @@ _NAMES = {
 }
 metadata = MetaData(naming_convention=_NAMES)
 
-USER = String(128)
-KEY = String(32)
-ULID = String(26)
-STATE = String(16)
-DOCUMENT = Text(16_777_215)  # MySQL's plain TEXT ends at 64 KiB; this length makes it choose a larger type
-
 
 def _clustered(name: str, *items: Column[Any] | CheckConstraint | UniqueConstraint | Index, comment: str) -> Table:
-    """A table stored by its primary key (InnoDB always does; SQLite when it has no rowid)."""
-    return Table(name, metadata, *items, comment=comment, sqlite_with_rowid=False)
+    """A table stored by its primary key."""
+    return Table(name, metadata, *items, comment=comment, **CLUSTERED)
 
 
 def _key(name: str, kind: TypeEngine[Any] | type[TypeEngine[Any]]) -> Column[Any]:
@@ -192,7 +188,58 @@ seed_epoch = _clustered(
     comment="Seeds of the dice.",
 )
 
+# --- the installation: which databases belong together, and who does what -----------------------------------------
+
+layout = _clustered(
+    "layout",
+    _key("fact", KEY),
+    Column("value", String(64), nullable=False),
+    comment="What this database is: of which installation, which shard of how many, how its tables are split.",
+)
+
+lease = _clustered(
+    "lease",
+    _key("job", String(64)),
+    Column("holder", ULID, nullable=False),
+    Column("fencing", BigInteger, nullable=False, comment="Grows with every change of holder."),
+    Column("until_ms", BigInteger, nullable=False, comment="By the database's clock."),
+    comment="Which process does a job that only one may do.",
+)
+
 # --- stock: escrow in the shard's own database --------------------------------------------------------------------
+
+stock_hub = _clustered(
+    "stock_hub",
+    _key("strategy_id", BigInteger),
+    _key("item_id", BigInteger),
+    Column("total", BigInteger, comment="Units there are; NULL: unlimited."),
+    Column("allotted", BigInteger, nullable=False, server_default="0", comment="Units given to shards."),
+    CheckConstraint("allotted >= 0 AND (total IS NULL OR allotted <= total)", name="never_overdrawn"),
+    comment="S3: units of a prize (strategy_id 0: of a sku) and how many of them live in shards, if there are several.",
+)
+
+stock_transfer = _clustered(
+    "stock_transfer",
+    _key("transfer_id", ULID),
+    Column("shard", Integer, nullable=False),
+    Column("strategy_id", BigInteger, nullable=False),
+    Column("item_id", BigInteger, nullable=False),
+    Column("units", BigInteger, nullable=False, comment="Below 0: given back."),
+    Column("state", STATE, nullable=False),
+    Column("create_time_ms", BigInteger, nullable=False),
+    _one_of("state", "sent", "applied"),
+    comment="S3: units that the hub gave to a shard or took back; `sent` ones may be on their way.",
+)
+
+stock_receipt = _clustered(
+    "stock_receipt",
+    _key("transfer_id", ULID),
+    Column("strategy_id", BigInteger, nullable=False),
+    Column("item_id", BigInteger, nullable=False),
+    Column("units", BigInteger, nullable=False),
+    Column("settled", Integer, nullable=False, comment="1 once the hub knows of it."),
+    comment="S3: transfers that this shard has applied, each once.",
+)
 
 award_stock = _clustered(
     "award_stock",
@@ -221,10 +268,10 @@ raffle_activity_account = _clustered(
     _key("activity_id", BigInteger),
     Column("total_count", BigInteger, nullable=False),
     Column("total_count_surplus", BigInteger, nullable=False),
-    Column("month", String(7), nullable=False, comment="yyyy-mm that the month's counters belong to."),
+    Column("month", MONTH, nullable=False, comment="yyyy-mm that the month's counters belong to."),
     Column("month_count", BigInteger, nullable=False),
     Column("month_count_surplus", BigInteger, nullable=False),
-    Column("day", String(10), nullable=False, comment="yyyy-mm-dd that the day's counters belong to."),
+    Column("day", DAY, nullable=False, comment="yyyy-mm-dd that the day's counters belong to."),
     Column("day_count", BigInteger, nullable=False),
     Column("day_count_surplus", BigInteger, nullable=False),
     CheckConstraint("total_count_surplus BETWEEN 0 AND total_count", name="total_covered"),
@@ -244,7 +291,7 @@ raffle_activity_order = _clustered(
     Column("day_count", BigInteger, nullable=False),
     Column("pay_cents", BigInteger, nullable=False),
     Column("state", STATE, nullable=False),
-    Column("out_business_no", String(128), nullable=False, unique=True),
+    Column("out_business_no", NUMBER, nullable=False, unique=True),
     Column("order_time_ms", BigInteger, nullable=False),
     _one_of("state", "wait_pay", "completed", "expired"),
     comment="Q3: a recharge of an account, once per out_business_no.",
@@ -256,11 +303,14 @@ user_raffle_order = _clustered(
     Column("user_id", USER, nullable=False),
     Column("activity_id", BigInteger, nullable=False),
     Column("order_state", STATE, nullable=False),
-    Column("order_day", String(10), nullable=False, comment="The day whose quota it used."),
+    Column("order_day", DAY, nullable=False, comment="The day whose quota it used."),
     Column("order_time_ms", BigInteger, nullable=False),
     Column("request_id", String(64)),
     UniqueConstraint("user_id", "request_id", name="uq_raffle_order_request_id"),
-    Index("ix_raffle_order_open", "user_id", "activity_id", sqlite_where=text("order_state = 'create'")),
+    # MySQL has no partial index: the state as last column keeps used orders out of the way there.
+    Index(
+        "ix_raffle_order_open", "user_id", "activity_id", "order_state", sqlite_where=text("order_state = 'create'")
+    ),
     _one_of("order_state", "create", "used", "cancel"),
     comment="D2: the right to draw once, at most one per (user, request_id).",
 )
@@ -295,10 +345,23 @@ task = _clustered(
     Column("attempts", Integer, nullable=False),
     Column("next_at_ms", BigInteger, nullable=False),
     Column("reason", String(255), comment="Why the last attempt failed."),
-    Index("ix_task_due", "next_at_ms", sqlite_where=text("state IN ('create', 'fail')")),
-    _one_of("state", "create", "completed", "fail", "parked"),
+    _one_of("state", "create", "fail", "parked"),
     CheckConstraint("state <> 'parked' OR reason IS NOT NULL", name="parked_with_reason"),
-    comment="M1, M3: the outbox. An award's message id is its order id.",
+    comment="M1, M3: the outbox; a task that is done is deleted. An award's message id is its order id.",
+)
+
+user_behavior_rebate_order = _clustered(
+    "user_behavior_rebate_order",
+    _key("order_id", ULID),
+    Column("user_id", USER, nullable=False),
+    Column("behavior_type", KEY, nullable=False),
+    Column("rebate_type", KEY, nullable=False),
+    Column("rebate_config", String(32), nullable=False),
+    Column("rebate_desc", String(128)),
+    Column("out_business_no", NUMBER, nullable=False),
+    Column("biz_id", String(300), nullable=False, unique=True),
+    Column("create_time_ms", BigInteger, nullable=False),
+    comment="R1: what a behavior earned, once per biz_id.",
 )
 
 user_credit_account = _clustered(
@@ -319,8 +382,17 @@ user_credit_order = _clustered(
     Column("trade_name", KEY, nullable=False),
     Column("trade_type", STATE, nullable=False),
     Column("amount_cents", BigInteger, nullable=False, comment="Signed."),
-    Column("out_business_no", String(128), nullable=False, unique=True),
+    Column("out_business_no", NUMBER, nullable=False, unique=True),
     Column("create_time_ms", BigInteger, nullable=False),
     _one_of("trade_type", "forward", "reverse"),
     comment="C1: every movement of points, once per out_business_no.",
+)
+
+#: Tables that `tables_per_shard` splits; the rest of a shard has one of each.
+SPLIT = (
+    raffle_activity_order,
+    user_raffle_order,
+    user_award_record,
+    user_behavior_rebate_order,
+    user_credit_order,
 )

@@ -5,6 +5,8 @@ from __future__ import annotations
 import sqlalchemy as sa
 from alembic import op
 
+from bigmarket.storage.types import CLUSTERED, DAY, MONTH, STATE, ULID
+
 revision = "0001"
 down_revision = None
 branch_labels = None
@@ -25,7 +27,7 @@ def upgrade() -> None:
         sa.Column("create_time_ms", sa.BigInteger(), nullable=False),
         sa.PrimaryKeyConstraint("activity_id", "revision_id"),
         comment="Compiled configurations, never changed.",
-        sqlite_with_rowid=False,
+        **CLUSTERED,
     )
     op.create_table(
         "award",
@@ -36,7 +38,7 @@ def upgrade() -> None:
         sa.Column("award_desc", sa.String(length=128), nullable=True),
         sa.PrimaryKeyConstraint("activity_id", "award_id"),
         comment="What can be delivered; award_key is its kind.",
-        sqlite_with_rowid=False,
+        **CLUSTERED,
     )
     op.create_table(
         "award_stock",
@@ -49,7 +51,7 @@ def upgrade() -> None:
         ),
         sa.PrimaryKeyConstraint("strategy_id", "award_id"),
         comment="S1: units of a prize that live in this shard.",
-        sqlite_with_rowid=False,
+        **CLUSTERED,
     )
     op.create_table(
         "daily_behavior_rebate",
@@ -61,7 +63,7 @@ def upgrade() -> None:
         sa.Column("rebate_desc", sa.String(length=128), nullable=True),
         sa.PrimaryKeyConstraint("activity_id", "position"),
         comment="What a behavior earns: one unit of a sku, or credits.",
-        sqlite_with_rowid=False,
+        **CLUSTERED,
     )
     op.create_table(
         "raffle_activity",
@@ -72,7 +74,7 @@ def upgrade() -> None:
         sa.Column("begin_ms", sa.BigInteger(), nullable=False),
         sa.Column("end_ms", sa.BigInteger(), nullable=False),
         sa.Column("strategy_id", sa.BigInteger(), nullable=False),
-        sa.Column("state", sa.String(length=16), nullable=False),
+        sa.Column("state", STATE, nullable=False),
         sa.Column("revision_id", sa.String(length=16), nullable=True, comment="The live revision; NULL until armed."),
         sa.Column("epoch", sa.Integer(), server_default="0", nullable=False, comment="The open seed epoch."),
         sa.CheckConstraint("state IN ('create', 'open', 'close')", name=op.f("ck_raffle_activity_state_known")),
@@ -80,7 +82,7 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("activity_id"),
         sa.UniqueConstraint("strategy_id", name=op.f("uq_raffle_activity_strategy_id")),
         comment="A campaign. State, window and live revision are read by every process within a second.",
-        sqlite_with_rowid=False,
+        **CLUSTERED,
     )
     op.create_table(
         "raffle_activity_account",
@@ -88,14 +90,10 @@ def upgrade() -> None:
         sa.Column("activity_id", sa.BigInteger(), autoincrement=False, nullable=False),
         sa.Column("total_count", sa.BigInteger(), nullable=False),
         sa.Column("total_count_surplus", sa.BigInteger(), nullable=False),
-        sa.Column(
-            "month", sa.String(length=7), nullable=False, comment="yyyy-mm that the month's counters belong to."
-        ),
+        sa.Column("month", MONTH, nullable=False, comment="yyyy-mm that the month's counters belong to."),
         sa.Column("month_count", sa.BigInteger(), nullable=False),
         sa.Column("month_count_surplus", sa.BigInteger(), nullable=False),
-        sa.Column(
-            "day", sa.String(length=10), nullable=False, comment="yyyy-mm-dd that the day's counters belong to."
-        ),
+        sa.Column("day", DAY, nullable=False, comment="yyyy-mm-dd that the day's counters belong to."),
         sa.Column("day_count", sa.BigInteger(), nullable=False),
         sa.Column("day_count_surplus", sa.BigInteger(), nullable=False),
         sa.CheckConstraint(
@@ -109,7 +107,7 @@ def upgrade() -> None:
         ),
         sa.PrimaryKeyConstraint("user_id", "activity_id"),
         comment="Q1: a user's draw quota; the month's and the day's counters roll over lazily.",
-        sqlite_with_rowid=False,
+        **CLUSTERED,
     )
     op.create_table(
         "raffle_activity_count",
@@ -119,11 +117,11 @@ def upgrade() -> None:
         sa.Column("month_count", sa.BigInteger(), nullable=False),
         sa.PrimaryKeyConstraint("activity_count_id"),
         comment="Draws in a bundle; activity_count_id is the sku's id unless imported.",
-        sqlite_with_rowid=False,
+        **CLUSTERED,
     )
     op.create_table(
         "raffle_activity_order",
-        sa.Column("order_id", sa.String(length=26), autoincrement=False, nullable=False),
+        sa.Column("order_id", ULID, autoincrement=False, nullable=False),
         sa.Column("user_id", sa.String(length=128), nullable=False),
         sa.Column("activity_id", sa.BigInteger(), nullable=False),
         sa.Column("sku", sa.BigInteger(), nullable=False),
@@ -131,7 +129,7 @@ def upgrade() -> None:
         sa.Column("month_count", sa.BigInteger(), nullable=False),
         sa.Column("day_count", sa.BigInteger(), nullable=False),
         sa.Column("pay_cents", sa.BigInteger(), nullable=False),
-        sa.Column("state", sa.String(length=16), nullable=False),
+        sa.Column("state", STATE, nullable=False),
         sa.Column("out_business_no", sa.String(length=128), nullable=False),
         sa.Column("order_time_ms", sa.BigInteger(), nullable=False),
         sa.CheckConstraint(
@@ -140,7 +138,7 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("order_id"),
         sa.UniqueConstraint("out_business_no", name=op.f("uq_raffle_activity_order_out_business_no")),
         comment="Q3: a recharge of an account, once per out_business_no.",
-        sqlite_with_rowid=False,
+        **CLUSTERED,
     )
     op.create_table(
         "raffle_activity_sku",
@@ -152,7 +150,7 @@ def upgrade() -> None:
         sa.Column("product_cents", sa.BigInteger(), nullable=False),
         sa.PrimaryKeyConstraint("sku"),
         comment="A bundle of draws: stock and price.",
-        sqlite_with_rowid=False,
+        **CLUSTERED,
     )
     with op.batch_alter_table("raffle_activity_sku", schema=None) as batch_op:
         batch_op.create_index(batch_op.f("ix_raffle_activity_sku_activity_id"), ["activity_id"], unique=False)
@@ -165,7 +163,7 @@ def upgrade() -> None:
         sa.Column("tree_node_rule_key", sa.String(length=32), nullable=False, comment="The root."),
         sa.PrimaryKeyConstraint("strategy_id", "tree_id"),
         comment="Rules judged after the roll.",
-        sqlite_with_rowid=False,
+        **CLUSTERED,
     )
     op.create_table(
         "rule_tree_node",
@@ -175,18 +173,18 @@ def upgrade() -> None:
         sa.Column("rule_value", sa.Text(), nullable=False, comment="The rule's settings as JSON."),
         sa.PrimaryKeyConstraint("strategy_id", "tree_id", "rule_key"),
         comment="A node of a tree.",
-        sqlite_with_rowid=False,
+        **CLUSTERED,
     )
     op.create_table(
         "rule_tree_node_line",
         sa.Column("strategy_id", sa.BigInteger(), autoincrement=False, nullable=False),
         sa.Column("tree_id", sa.String(length=32), autoincrement=False, nullable=False),
         sa.Column("rule_node_from", sa.String(length=32), autoincrement=False, nullable=False),
-        sa.Column("rule_limit_value", sa.String(length=16), autoincrement=False, nullable=False),
+        sa.Column("rule_limit_value", STATE, autoincrement=False, nullable=False),
         sa.Column("rule_node_to", sa.String(length=32), nullable=False),
         sa.PrimaryKeyConstraint("strategy_id", "tree_id", "rule_node_from", "rule_limit_value"),
         comment="Where a node's verdict leads.",
-        sqlite_with_rowid=False,
+        **CLUSTERED,
     )
     op.create_table(
         "seed_epoch",
@@ -200,7 +198,7 @@ def upgrade() -> None:
         sa.Column("close_time_ms", sa.BigInteger(), nullable=True),
         sa.PrimaryKeyConstraint("activity_id", "epoch"),
         comment="Seeds of the dice.",
-        sqlite_with_rowid=False,
+        **CLUSTERED,
     )
     op.create_table(
         "sku_stock",
@@ -210,7 +208,7 @@ def upgrade() -> None:
         sa.CheckConstraint("sold >= 0 AND sold <= alloc", name=op.f("ck_sku_stock_never_oversold")),
         sa.PrimaryKeyConstraint("sku"),
         comment="S1: units of a sku that live in this shard.",
-        sqlite_with_rowid=False,
+        **CLUSTERED,
     )
     op.create_table(
         "strategy",
@@ -224,7 +222,7 @@ def upgrade() -> None:
         ),
         sa.PrimaryKeyConstraint("strategy_id"),
         comment="The wheel of one activity.",
-        sqlite_with_rowid=False,
+        **CLUSTERED,
     )
     op.create_table(
         "strategy_award",
@@ -240,7 +238,7 @@ def upgrade() -> None:
         sa.Column("sort", sa.Integer(), nullable=False),
         sa.PrimaryKeyConstraint("strategy_id", "award_id"),
         comment="A sector of the wheel.",
-        sqlite_with_rowid=False,
+        **CLUSTERED,
     )
     op.create_table(
         "strategy_rule",
@@ -249,15 +247,15 @@ def upgrade() -> None:
         sa.Column("rule_value", sa.Text(length=16777215), nullable=False, comment="The rule's settings as JSON."),
         sa.PrimaryKeyConstraint("strategy_id", "rule_model"),
         comment="A rule of the chain.",
-        sqlite_with_rowid=False,
+        **CLUSTERED,
     )
     op.create_table(
         "task",
-        sa.Column("message_id", sa.String(length=26), autoincrement=False, nullable=False),
+        sa.Column("message_id", ULID, autoincrement=False, nullable=False),
         sa.Column("user_id", sa.String(length=128), nullable=False),
         sa.Column("topic", sa.String(length=32), nullable=False),
         sa.Column("message", sa.Text(), nullable=False),
-        sa.Column("state", sa.String(length=16), nullable=False),
+        sa.Column("state", STATE, nullable=False),
         sa.Column("attempts", sa.Integer(), nullable=False),
         sa.Column("next_at_ms", sa.BigInteger(), nullable=False),
         sa.Column("reason", sa.String(length=255), nullable=True, comment="Why the last attempt failed."),
@@ -265,7 +263,7 @@ def upgrade() -> None:
         sa.CheckConstraint("state IN ('create', 'completed', 'fail', 'parked')", name=op.f("ck_task_state_known")),
         sa.PrimaryKeyConstraint("message_id"),
         comment="M1, M3: the outbox. An award's message id is its order id.",
-        sqlite_with_rowid=False,
+        **CLUSTERED,
     )
     with op.batch_alter_table("task", schema=None) as batch_op:
         batch_op.create_index(
@@ -274,7 +272,7 @@ def upgrade() -> None:
 
     op.create_table(
         "user_award_record",
-        sa.Column("order_id", sa.String(length=26), autoincrement=False, nullable=False),
+        sa.Column("order_id", ULID, autoincrement=False, nullable=False),
         sa.Column("user_id", sa.String(length=128), nullable=False),
         sa.Column("activity_id", sa.BigInteger(), nullable=False),
         sa.Column("strategy_id", sa.BigInteger(), nullable=False),
@@ -287,7 +285,7 @@ def upgrade() -> None:
             nullable=True,
             comment="What a rule put in place of the award's own config.",
         ),
-        sa.Column("award_state", sa.String(length=16), nullable=False),
+        sa.Column("award_state", STATE, nullable=False),
         sa.Column("award_time_ms", sa.BigInteger(), nullable=False),
         sa.Column("revision_id", sa.String(length=16), nullable=False),
         sa.Column("epoch", sa.Integer(), nullable=False),
@@ -302,14 +300,14 @@ def upgrade() -> None:
         ),
         sa.PrimaryKeyConstraint("order_id"),
         comment="D1: what an order won, and how that can be derived again.",
-        sqlite_with_rowid=False,
+        **CLUSTERED,
     )
     op.create_table(
         "user_credit_account",
         sa.Column("user_id", sa.String(length=128), autoincrement=False, nullable=False),
         sa.Column("total_cents", sa.BigInteger(), nullable=False, comment="Ever earned."),
         sa.Column("available_cents", sa.BigInteger(), nullable=False),
-        sa.Column("account_status", sa.String(length=16), server_default="open", nullable=False),
+        sa.Column("account_status", STATE, server_default="open", nullable=False),
         sa.CheckConstraint(
             "account_status IN ('open', 'close')", name=op.f("ck_user_credit_account_account_status_known")
         ),
@@ -318,14 +316,14 @@ def upgrade() -> None:
         ),
         sa.PrimaryKeyConstraint("user_id"),
         comment="C1: points.",
-        sqlite_with_rowid=False,
+        **CLUSTERED,
     )
     op.create_table(
         "user_credit_order",
-        sa.Column("order_id", sa.String(length=26), autoincrement=False, nullable=False),
+        sa.Column("order_id", ULID, autoincrement=False, nullable=False),
         sa.Column("user_id", sa.String(length=128), nullable=False),
         sa.Column("trade_name", sa.String(length=32), nullable=False),
-        sa.Column("trade_type", sa.String(length=16), nullable=False),
+        sa.Column("trade_type", STATE, nullable=False),
         sa.Column("amount_cents", sa.BigInteger(), nullable=False, comment="Signed."),
         sa.Column("out_business_no", sa.String(length=128), nullable=False),
         sa.Column("create_time_ms", sa.BigInteger(), nullable=False),
@@ -335,15 +333,15 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("order_id"),
         sa.UniqueConstraint("out_business_no", name=op.f("uq_user_credit_order_out_business_no")),
         comment="C1: every movement of points, once per out_business_no.",
-        sqlite_with_rowid=False,
+        **CLUSTERED,
     )
     op.create_table(
         "user_raffle_order",
-        sa.Column("order_id", sa.String(length=26), autoincrement=False, nullable=False),
+        sa.Column("order_id", ULID, autoincrement=False, nullable=False),
         sa.Column("user_id", sa.String(length=128), nullable=False),
         sa.Column("activity_id", sa.BigInteger(), nullable=False),
-        sa.Column("order_state", sa.String(length=16), nullable=False),
-        sa.Column("order_day", sa.String(length=10), nullable=False, comment="The day whose quota it used."),
+        sa.Column("order_state", STATE, nullable=False),
+        sa.Column("order_day", DAY, nullable=False, comment="The day whose quota it used."),
         sa.Column("order_time_ms", sa.BigInteger(), nullable=False),
         sa.Column("request_id", sa.String(length=64), nullable=True),
         sa.CheckConstraint(
@@ -352,7 +350,7 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("order_id"),
         sa.UniqueConstraint("user_id", "request_id", name="uq_raffle_order_request_id"),
         comment="D2: the right to draw once, at most one per (user, request_id).",
-        sqlite_with_rowid=False,
+        **CLUSTERED,
     )
     with op.batch_alter_table("user_raffle_order", schema=None) as batch_op:
         batch_op.create_index(
