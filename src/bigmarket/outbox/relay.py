@@ -18,6 +18,7 @@ from typing import NamedTuple, Protocol
 import structlog
 
 from bigmarket.errors import Trouble
+from bigmarket.outbox.halving import isolate
 from bigmarket.outbox.held import Held
 from bigmarket.outbox.task import Task, TaskFailure, failed, postponed
 
@@ -170,7 +171,7 @@ class Relay:
     def _served(self, tasks: Sequence[Task]) -> bool:
         """Deliver; False after trouble, when the tasks must be tried again."""
         try:
-            self._deliver(tasks)
+            isolate(tasks, deliver=self._deliver, fail=self._fail)
         except Trouble as trouble:
             self.troubles += 1
             log.warning("delivery in trouble", code=trouble.code, tasks=len(tasks), reason=str(trouble))
@@ -184,21 +185,8 @@ class Relay:
         return True
 
     def _deliver(self, tasks: Sequence[Task]) -> None:
-        """Deliver the batch; when something in it fails, halve it until the poison stands alone."""
-        try:
-            self._deliver_batch(tasks)
-        except Trouble:
-            raise
-        except Exception as fault:  # noqa: BLE001  whatever it is, the task is parked with it in the end
-            if len(tasks) == 1:
-                self._fail(tasks[0], fault)
-                return
-        else:
-            self.delivered += len(tasks)
-            return
-        middle = len(tasks) // 2
-        self._deliver(tasks[:middle])
-        self._deliver(tasks[middle:])
+        self._deliver_batch(tasks)
+        self.delivered += len(tasks)
 
     def _fail(self, task: Task, fault: Exception) -> None:
         failure = failed(task, reason=f"{type(fault).__name__}: {fault}", now_ms=self._now_ms())
