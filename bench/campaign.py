@@ -12,6 +12,7 @@ from bigmarket.app import KIND_CHECKS, new_seed, now_ms
 from bigmarket.ids import Ids
 from bigmarket.storage.campaigns import arm, load_live, write_campaign
 from bigmarket.storage.contract import Store
+from bigmarket.storage.queries import bundle_of
 
 ACTIVITY = 100301
 SKU = 9001
@@ -43,9 +44,11 @@ def prepare(store: Store, users: Sequence[str]) -> None:
     with store.reading() as connection:
         live = load_live(connection, {})
     ids = Ids()
+    with store.reading() as connection:
+        bundle = bundle_of(connection, SKU)
     for start in range(0, len(users), ORDERS_PER_TRANSACTION):
         print(f"\rcrediting users: {start:,} of {len(users):,}", end="", file=sys.stderr)
-        with store.recharging() as tx:
+        with store.recharging(users[start]) as tx:
             for user in users[start : start + ORDERS_PER_TRANSACTION]:
                 now = now_ms()
                 recharge(
@@ -56,6 +59,7 @@ def prepare(store: Store, users: Sequence[str]) -> None:
                     now_ms=now,
                     order_id=ids.make(now),
                     live=live,
+                    bundle_of=lambda _: bundle,
                 )
     print(f"\rcredited {len(users):,} users            ", file=sys.stderr)
 

@@ -25,7 +25,7 @@ from rich.table import Table
 from bigmarket.app import now_ms
 from bigmarket.draw import Drawn
 from bigmarket.ids import Ids
-from bigmarket.lanes import LaneSet, LaneSettings, Settled
+from bigmarket.lanes import DrawShard, LaneSet, LaneSettings, Settled
 from bigmarket.storage.campaigns import load_live
 from bigmarket.storage.doctor import examine
 from bigmarket.storage.migrate import migrate
@@ -104,11 +104,11 @@ def measure(variant: str, *, users: list[str], clients: int, batch_max: int, sec
         live = load_live(connection, {})
     load = Clients(users, count=clients)
     load.lanes = LaneSet(
-        store,
+        [DrawShard(store, lambda _: None)],
+        shard_of=lambda _: 0,
         live=lambda: live,
         now_ms=now_ms,
         ids=Ids(),
-        hand_tasks=lambda _: None,
         hand_over=load.answer,
         settings=LaneSettings(batch_max=batch_max, queue_max=clients + 1, queue_seconds=DRAIN_SECONDS),
     )

@@ -28,7 +28,7 @@ from rich.console import Console
 from rich.table import Table
 from sqlalchemy import text
 
-from bigmarket.app import now_ms, open_store
+from bigmarket.app import now_ms, open_stores
 from bigmarket.settings import Settings
 from bigmarket.storage.doctor import examine
 from campaign import ACTIVITY, prepare, user_names
@@ -58,9 +58,9 @@ def measure(variant: str, *, users: int, connections: int, seconds: float, batch
     """One run on a fresh database; doctor must be clean afterwards."""
     with tempfile.TemporaryDirectory(prefix="bigmarket-bench-") as folder:
         settings = Settings(home=Path(folder), port=free_port(), batch_max=batch_max, log_level="error")
-        store = open_store(settings)
-        prepare(store, user_names(users))
-        store.close()
+        stores = open_stores(settings)
+        prepare(stores.config, user_names(users))
+        stores.close()
         with serving(settings) as server:
             drive(
                 port=settings.port, connections=connections, seconds=WARM_UP_SECONDS, users=users, activity=ACTIVITY
@@ -73,12 +73,12 @@ def measure(variant: str, *, users: int, connections: int, seconds: float, batch
         # Draws whose answers were on their way when the warm-up or the run ended are in one count only.
         assert not load.errors, f"{load.errors} requests failed"
         assert 0 <= made - load.requests <= 2 * connections, (made, load.requests)
-        store = open_store(settings)
-        broken = [finding for finding in examine(store, now_ms=now_ms()) if not finding.ok]
+        stores = open_stores(settings)
+        broken = [finding for finding in examine(stores.config, now_ms=now_ms()) if not finding.ok]
         assert not broken, broken
-        with store.reading() as connection:
-            left = connection.execute(text("SELECT COUNT(*) FROM task WHERE state <> 'completed'")).scalar_one()
-        store.close()
+        with stores.config.reading() as connection:
+            left = connection.execute(text("SELECT COUNT(*) FROM task")).scalar_one()
+        stores.close()
     assert not left, f"{left} tasks were not delivered"
     rate = load.requests / load.seconds
     cpu_us = cpu / made * 1e6

@@ -19,7 +19,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from bigmarket.app import now_ms, open_store
+from bigmarket.app import now_ms, open_stores
 from bigmarket.settings import Settings
 from bigmarket.storage.doctor import examine
 from campaign import ACTIVITY, prepare, user_names
@@ -45,15 +45,15 @@ def soak(*, draws: int, users: int, connections: int) -> list[Sample]:
     """Draw until ``draws`` are made; doctor must be clean afterwards."""
     with tempfile.TemporaryDirectory(prefix="bigmarket-bench-") as folder:
         settings = Settings(home=Path(folder), port=free_port(), log_level="error")
-        store = open_store(settings)
-        prepare(store, user_names(users))
-        store.close()
+        stores = open_stores(settings)
+        prepare(stores.config, user_names(users))
+        stores.close()
         with serving(settings) as server:
             samples = _loaded(settings.port, server.pid, draws=draws, users=users, connections=connections)
             print(f"\rthe outbox drained in {drain(settings.port):.1f} s           ", file=sys.stderr)
-        store = open_store(settings)
-        broken = [finding for finding in examine(store, now_ms=now_ms()) if not finding.ok]
-        store.close()
+        stores = open_stores(settings)
+        broken = [finding for finding in examine(stores.config, now_ms=now_ms()) if not finding.ok]
+        stores.close()
         assert not broken, broken
     return samples
 

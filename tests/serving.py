@@ -89,9 +89,9 @@ def install_small(
     text = text.replace('end: "2027-01-01 00:00:00"', f'end: "{end}", state: {state}')
     campaign = parse_campaign(text)
     if armed:
-        install(world.store, campaign)
+        install(world.stores.config, campaign)
     else:
-        with world.store.writing() as connection:
+        with world.stores.config.writing() as connection:
             write_campaign(connection, campaign)
     world.live.refresh()
 

@@ -99,7 +99,7 @@ def give(store: Store, user_id: str, *, sku: int = 11, no: str = "", now_ms: int
     """Credit ``user_id`` with a unit of ``sku``, once per ``no`` (by default once)."""
     with store.reading() as connection:
         live = load_live(connection, {})
-    with store.recharging() as tx:
+    with store.recharging("") as tx:
         recharge(
             tx,
             user_id=user_id,

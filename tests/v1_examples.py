@@ -60,8 +60,8 @@ def stuck(served: Served, *, queued: int) -> Iterator[list[httpx.Response]]:
 
     threads = [threading.Thread(target=draw, args=(number,)) for number in range(queued + 1)]
     lane = served.world.lanes.lanes[0]
-    turnstile = served.world.store._turnstile  # type: ignore[attr-defined]
-    with served.world.store.writing():
+    turnstile = served.world.stores.config._turnstile  # type: ignore[attr-defined]
+    with served.world.stores.config.writing():
         threads[0].start()
         eventually(lambda: bool(turnstile._waiting))
         for thread in threads[1:]:
@@ -75,7 +75,7 @@ def stuck(served: Served, *, queued: int) -> Iterator[list[httpx.Response]]:
 def play(served: Served, recording: dict[str, Any]) -> httpx.Response:
     """The answer to the recorded request."""
     for user_id, sku in recording.get("credits", []):
-        give(served.world.store, user_id, sku=sku)
+        give(served.world.stores.config, user_id, sku=sku)
     for request in recording.get("before", []):
         send(served.client, request)
     return send(served.client, recording["request"])

@@ -16,7 +16,8 @@ same facts give the same award for ever, which ``explain`` shows.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import NamedTuple, Protocol
@@ -149,6 +150,14 @@ class GuardMissed(Exception):
     """Another process was faster; roll back and decide again on a fresh snapshot."""
 
 
+class StockShort(Exception):
+    """The shard has fewer units than are wanted; roll back, fetch ``wanted`` of each from elsewhere, draw again."""
+
+    def __init__(self, wanted: Mapping[StockKey, int]) -> None:
+        super().__init__(wanted)
+        self.wanted = wanted
+
+
 class DrawTx(Protocol):
     """One write transaction of a user shard, as a draw needs it."""
 
@@ -156,8 +165,11 @@ class DrawTx(Protocol):
         """What the users of ``requests`` have; the accounts are locked until the transaction ends."""
         ...
 
-    def load_stock(self, keys: Collection[StockKey]) -> dict[StockKey, int | None]:
-        """Units left of each award (None: unlimited); an award without a row has 0."""
+    def load_stock(self, wanted: Mapping[StockKey, int]) -> dict[StockKey, int | None]:
+        """Units left of each award (None: unlimited), of which so many are wanted; an award without a row has 0.
+
+        Raises ``StockShort`` when more are wanted than are left here, and units may be left elsewhere.
+        """
         ...
 
     def apply(self, outcome: Outcome) -> None:
@@ -179,7 +191,7 @@ def draw_batch(
     snapshot = tx.load(requests)
     admissions = admit(requests, snapshot, live=live, now_ms=now_ms)
     tickets = list(dict.fromkeys(a for a in admissions if type(a) is Ticket))
-    stock = tx.load_stock({(t.revision.wheel.strategy_id, t.pick.award_id) for t in tickets})
+    stock = tx.load_stock(Counter((t.revision.wheel.strategy_id, t.pick.award_id) for t in tickets))
     outcome = decide(tickets, stock, now_ms=now_ms)
     if tickets:
         tx.apply(outcome)

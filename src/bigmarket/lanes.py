@@ -21,7 +21,17 @@ from zlib import crc32
 import structlog
 
 from bigmarket.activity.model import LiveActivity
-from bigmarket.draw import Answer, BatchResult, Drawn, DrawRequest, DrawTx, GuardMissed, draw_batch
+from bigmarket.draw import (
+    Answer,
+    BatchResult,
+    Drawn,
+    DrawRequest,
+    DrawTx,
+    GuardMissed,
+    StockKey,
+    StockShort,
+    draw_batch,
+)
 from bigmarket.errors import Contention, OutcomeUnknown, Overloaded, Trouble
 from bigmarket.ids import Ids
 from bigmarket.outbox.task import Task
@@ -47,8 +57,8 @@ class DrawStore(Protocol):
         """
         ...
 
-    def find_draws(self, order_ids: Sequence[str]) -> Mapping[str, Drawn]:
-        """The outcomes that exist, by order id; read on a fresh connection."""
+    def find_draws(self, draws: Sequence[Drawn]) -> Mapping[str, Drawn]:
+        """Those of ``draws`` that exist, by order id; never while a commit is under way."""
         ...
 
 
@@ -73,6 +83,14 @@ class LaneStats(NamedTuple):
     refusals: int
     troubles: int
     retries: int
+
+
+FetchStock = Callable[[Mapping[StockKey, int]], None]  # brings units from other shards; raises Trouble
+
+
+def nothing_elsewhere(wanted: Mapping[StockKey, int]) -> None:
+    """With one shard there is nowhere to fetch units from, and nobody asks."""
+    raise Trouble(f"No other shard has units to give ({len(wanted)} prizes asked for); nothing was spent.")
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +118,7 @@ class Lane:
         ids: Ids,
         hand_over: Callable[[Settled], None],
         hand_tasks: Callable[[Sequence[Task]], None],
+        fetch_stock: FetchStock,
         settings: LaneSettings,
     ) -> None:
         self._store = store
@@ -108,6 +127,7 @@ class Lane:
         self._ids = ids
         self._hand_over = hand_over
         self._hand_tasks = hand_tasks
+        self._fetch_stock = fetch_stock
         self._settings = settings
         self._queue: SimpleQueue[Submission | None] = SimpleQueue()
         self._thread = threading.Thread(target=self._run, name="lane", daemon=True)
@@ -210,6 +230,8 @@ class Lane:
                     result = draw_batch(tx, requests, live=self._live(), now_ms=now_ms)
             except OutcomeUnknown:
                 return self._settle(requests, result)
+            except StockShort as short:
+                self._fetch_stock(short.wanted)
             except (GuardMissed, Contention):
                 self.retries += 1
                 if time.monotonic() > give_up_at:
@@ -225,14 +247,14 @@ class Lane:
 
         A transaction is all or nothing, so one order that exists proves the whole batch.
         """
-        drawn = [answer.order_id for answer in result.answers if isinstance(answer, Drawn)]
+        drawn = list({answer.order_id: answer for answer in result.answers if isinstance(answer, Drawn)}.values())
         for _ in range(SETTLE_ATTEMPTS_MAX):
             try:
                 found = self._store.find_draws(drawn)
             except Trouble:
                 time.sleep(SETTLE_WAIT_SECONDS)
                 continue
-            if found.keys() >= set(drawn):
+            if all(answer.order_id in found for answer in drawn):
                 return result
             return BatchResult([Trouble("The database refused the commit; nothing was spent.")] * len(requests), [])
         return BatchResult([OutcomeUnknown(_UNKNOWN)] * len(requests), [])
@@ -267,30 +289,42 @@ def set_futures(settled: Settled) -> None:
             future.set_result(answer)
 
 
+class DrawShard(NamedTuple):
+    """A shard's store, who takes the tasks that its draws leave behind, and where units of other shards come from."""
+
+    store: DrawStore
+    hand_tasks: Callable[[Sequence[Task]], None]
+    fetch_stock: FetchStock = nothing_elsewhere
+
+
 class LaneSet:
-    """All lanes of one store."""
+    """All lanes: ``settings.lanes`` of each shard. ``shard_of`` gives a user's, from 0."""
 
     def __init__(
         self,
-        store: DrawStore,
+        shards: Sequence[DrawShard],
         *,
+        shard_of: Callable[[str], int],
         live: Callable[[], Mapping[int, LiveActivity]],
         now_ms: Callable[[], int],
         ids: Ids,
-        hand_tasks: Callable[[Sequence[Task]], None],
         settings: LaneSettings,
         hand_over: Callable[[Settled], None] = set_futures,
     ) -> None:
+        self._shard_of = shard_of
+        self._lanes_each = settings.lanes
         self.lanes = tuple(
             Lane(
-                store,
+                shard.store,
                 live=live,
                 now_ms=now_ms,
                 ids=ids,
                 hand_over=hand_over,
-                hand_tasks=hand_tasks,
+                hand_tasks=shard.hand_tasks,
+                fetch_stock=shard.fetch_stock,
                 settings=settings,
             )
+            for shard in shards
             for _ in range(settings.lanes)
         )
 
@@ -302,7 +336,8 @@ class LaneSet:
     def submit(self, user_id: str, activity_id: int, request_id: str | None, *, reply: object) -> None:
         """Queue a draw; ``hand_over`` gets ``(reply, answer)``. Raises ``Overloaded``; then nothing was queued."""
         lanes = self.lanes
-        lane = lanes[0] if len(lanes) == 1 else lanes[crc32(user_id.encode()) % len(lanes)]
+        each = self._lanes_each
+        lane = lanes[self._shard_of(user_id) * each + (crc32(user_id.encode()) % each if each > 1 else 0)]
         lane.submit(Submission(user_id, activity_id, request_id, time.monotonic(), reply))
 
     def draw(self, user_id: str, activity_id: int, request_id: str | None = None, *, timeout_seconds: float) -> Drawn:

@@ -56,7 +56,7 @@ def preview(tx: DrawTx, *, user_id: str, activity_id: int, live: Mapping[int, Li
     (ticket,) = admit([request], snapshot, live=live, now_ms=now_ms)
     assert isinstance(ticket, Ticket), ticket
     wheel = revision.wheel
-    stock = tx.load_stock({(wheel.strategy_id, award_id) for award_id in wheel.sectors})
+    stock = tx.load_stock({(wheel.strategy_id, award_id): 1 for award_id in wheel.sectors})
     lines = forecast(
         wheel,
         Entry(user_id, ticket.ordinal),

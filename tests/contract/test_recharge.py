@@ -62,7 +62,7 @@ def give(
     now_ms: int = NOON,
     wrap: Callable[[RechargeTx], Any] = lambda tx: tx,
 ) -> QuotaOrder:
-    with store.recharging() as tx:
+    with store.recharging("") as tx:
         return recharge(
             wrap(tx),
             user_id=user_id,
@@ -223,7 +223,7 @@ def test_keys_are_read_in_one_form(store: Store, live: Live) -> None:
 )
 def test_bad_input_comes_first(store: Store, live: Live, field: str, value: str | int) -> None:
     values: dict[str, Any] = {"user_id": "ann", "sku": BIG, "out_business_no": "pay-1", field: value}
-    with store.recharging() as tx, pytest.raises(BadInput, match=field):
+    with store.recharging("") as tx, pytest.raises(BadInput, match=field):
         recharge(tx, **values, now_ms=NOON, order_id=IDS.make(NOON), live=live)
     assert_nothing_happened(store)
 

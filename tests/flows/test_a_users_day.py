@@ -88,9 +88,9 @@ def test_two_days_of_ann(served: Served, clock: Clock) -> None:
     assert served.draw("ann").json()["code"] == "ERR_BIZ_006"
 
     # What she won in points has arrived, once each, and every promise holds.
-    won_points = count(served.world.store, "SELECT COUNT(*) FROM user_award_record WHERE award_id = 1")
-    eventually(lambda: count(served.world.store, "SELECT COUNT(*) FROM user_credit_order") == won_points)
-    with served.world.store.reading() as connection:
+    won_points = count(served.world.stores.config, "SELECT COUNT(*) FROM user_award_record WHERE award_id = 1")
+    eventually(lambda: count(served.world.stores.config, "SELECT COUNT(*) FROM user_credit_order") == won_points)
+    with served.world.stores.config.reading() as connection:
         tables = connection.execute(text("SELECT trace FROM user_award_record ORDER BY order_id")).scalars().all()
     assert [trace.split("|")[:2] for trace in tables] == [
         ["1/1", "all"],
@@ -99,11 +99,11 @@ def test_two_days_of_ann(served: Served, clock: Clock) -> None:
         ["4/2", "all"],
         ["5/1", "tier:5"],
     ]
-    assert_healthy(served.world.store, now_ms=clock.now_ms)
+    assert_healthy(served.world.stores.config, now_ms=clock.now_ms)
 
 
 def test_closing_and_opening_reach_a_running_server_within_a_second(served: Served) -> None:
     for state, code in (("close", "ERR_BIZ_003"), ("open", "ERR_BIZ_006")):
-        with served.world.store.writing() as connection:
+        with served.world.stores.config.writing() as connection:
             connection.execute(text("UPDATE raffle_activity SET state = :state"), {"state": state})
         eventually(lambda code=code: served.draw("nobody").json()["code"] == code, seconds=1)

@@ -108,7 +108,7 @@ class Interleaving(RuleBasedStateMachine):
         known = self.orders.get(number)
         left = self.sku_units[sku] - sum(ordered == sku for _, ordered in self.orders.values())
         try:
-            with self.store.recharging() as tx, self.store.reading() as connection:
+            with self.store.recharging("") as tx, self.store.reading() as connection:
                 order = recharge(
                     tx,
                     user_id=user,

@@ -33,7 +33,7 @@ USED = "SELECT total_count - total_count_surplus FROM raffle_activity_account WH
 def served(tmp_path: Path) -> Iterator[Served]:
     with serving(tmp_path, queue_max=2) as running:
         install_small(running.world)
-        give(running.world.store, "ann")
+        give(running.world.stores.config, "ann")
         yield running
 
 
@@ -48,39 +48,39 @@ def test_a_full_queue_is_refused_at_once_and_nothing_is_spent(served: Served) ->
             assert refused.headers["retry-after"] == "1"
             assert "nothing was spent" in refused.json()["info"]
     assert [answer.json()["code"] for answer in answers] == ["ERR_BIZ_006"] * 3  # those who waited had no draws
-    assert count(served.world.store, USED.format("ann")) == 0
+    assert count(served.world.stores.config, USED.format("ann")) == 0
     assert served.draw("ann", requestId="patient").json()["code"] == "0000"
-    assert count(served.world.store, USED.format("ann")) == 1
+    assert count(served.world.stores.config, USED.format("ann")) == 1
 
 
 def test_a_late_draw_is_unknown_until_it_is_repeated(tmp_path: Path) -> None:
     with serving(tmp_path, draw_deadline_seconds=0.1) as served:
         install_small(served.world)
-        give(served.world.store, "ann")
-        with served.world.store.writing():
+        give(served.world.stores.config, "ann")
+        with served.world.stores.config.writing():
             late = served.draw("ann", requestId="slow")
             assert late.status_code == 503
             assert late.headers["bigmarket-outcome"] == "unknown"
             assert "requestId" in late.json()["info"]
             assert served.draw("ann").headers["bigmarket-outcome"] == "unknown"  # and its turn never comes
-        eventually(lambda: count(served.world.store, USED.format("ann")) == 1)
+        eventually(lambda: count(served.world.stores.config, USED.format("ann")) == 1)
         settled = served.draw("ann", requestId="slow")
         assert settled.json()["code"] == "0000"
-        assert count(served.world.store, USED.format("ann")) == 1
-        assert_healthy(served.world.store)
+        assert count(served.world.stores.config, USED.format("ann")) == 1
+        assert_healthy(served.world.stores.config)
 
 
 def test_a_client_that_hangs_up_breaks_nothing(served: Served) -> None:
-    turnstile = served.world.store._turnstile  # type: ignore[attr-defined]
+    turnstile = served.world.stores.config._turnstile  # type: ignore[attr-defined]
     body = b'{"userId":"ann","activityId":1}'
     head = f"POST {DRAW} HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: {len(body)}\r\n\r\n"
-    with served.world.store.writing():
+    with served.world.stores.config.writing():
         with raw_connection(served) as hasty:
             hasty.sendall(head.encode() + body)
             eventually(lambda: bool(turnstile._waiting))
         with raw_connection(served) as hastier:
             hastier.sendall(head.encode() + body[:5])
-    eventually(lambda: count(served.world.store, USED.format("ann")) == 1)
+    eventually(lambda: count(served.world.stores.config, USED.format("ann")) == 1)
     assert served.draw("ann").json()["code"] == "0000"
 
 
@@ -171,7 +171,7 @@ def process(home: Path) -> Iterator[tuple[subprocess.Popen[str], str]]:
 def test_sigterm_answers_what_is_in_flight_and_ends_with_0(tmp_path: Path) -> None:
     with serving(tmp_path, clock=real_clock) as setting_up:
         install_small(setting_up.world)
-        give(setting_up.world.store, "ann", now_ms=real_clock())
+        give(setting_up.world.stores.config, "ann", now_ms=real_clock())
     with (
         process(tmp_path) as (running, url),
         httpx.Client(base_url=url, timeout=20) as client,

@@ -77,7 +77,7 @@ def test_an_award_unlocks_with_the_draws_of_the_day(tmp_path: Path) -> None:
     now = [NOON]
     with serving(tmp_path, clock=lambda: now[0]) as served:
         install_small(served.world)
-        give(served.world.store, "ann")
+        give(served.world.stores.config, "ann")
         asked = {"userId": "ann", "activityId": 1}
 
         def lock() -> tuple[int, bool, int]:
@@ -105,23 +105,23 @@ def test_an_award_unlocks_with_the_draws_of_the_day(tmp_path: Path) -> None:
 
 
 def test_a_repeat_costs_nothing(served: Served) -> None:
-    give(served.world.store, "rita")
+    give(served.world.stores.config, "rita")
     first, again = (served.draw("rita", requestId="once") for _ in range(2))
     assert first.content == again.content
     assert first.headers["bigmarket-order-id"] == again.headers["bigmarket-order-id"]
-    assert count(served.world.store, "SELECT count(*) FROM user_award_record WHERE user_id = 'rita'") == 1
+    assert count(served.world.stores.config, "SELECT count(*) FROM user_award_record WHERE user_id = 'rita'") == 1
 
 
 def test_trying_the_wheel_takes_nothing(served: Served) -> None:
     sold = "SELECT sum(sold) FROM award_stock"
-    before = count(served.world.store, sold)
+    before = count(served.world.stores.config, sold)
     for _ in range(20):
         assert served.client.post(f"{V1}/strategy/random_raffle", json={"strategyId": 9}).json()["code"] == "0000"
-    assert count(served.world.store, sold) == before
+    assert count(served.world.stores.config, sold) == before
 
 
 def test_concurrent_draws_of_one_user_stop_at_the_quota(served: Served) -> None:
-    give(served.world.store, "many")
+    give(served.world.stores.config, "many")
     with ThreadPoolExecutor(16) as pool:
         codes = [answer.json()["code"] for answer in pool.map(lambda _: served.draw("many"), range(25))]
     assert sorted(codes) == ["0000"] * 10 + ["ERR_BIZ_006"] * 15
@@ -240,4 +240,4 @@ def test_health(served: Served) -> None:
 
 
 def test_everything_stays_in_order(served: Served) -> None:
-    assert_healthy(served.world.store)
+    assert_healthy(served.world.stores.config)

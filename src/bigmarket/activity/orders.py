@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple, Protocol
 
@@ -57,10 +57,6 @@ class RechargeTx(Protocol):
         """The order that used this ``out_business_no``."""
         ...
 
-    def find_bundle(self, sku: int) -> Bundle | None:
-        """What the sku credits."""
-        ...
-
     def has_stock_row(self, sku: int) -> bool:
         """Whether units of the sku were ever put into this shard (armory does that)."""
         ...
@@ -95,11 +91,13 @@ def recharge(
     now_ms: int,
     order_id: str,
     live: Mapping[int, LiveActivity],
+    bundle_of: Callable[[int], Bundle | None],
 ) -> QuotaOrder:
     """Take one unit of ``sku`` and credit its draws to the user; the caller commits, or rolls back what is raised.
 
-    The same ``out_business_no`` gives the same order again. Raises, in this order: BadInput; Duplicate (it was used
-    for another user or sku); NotFound (sku, activity); ActivityClosed; OutOfWindow; NotArmed; SkuSoldOut; Contention.
+    ``bundle_of`` says what a sku credits. The same ``out_business_no`` gives the same order again. Raises, in this
+    order: BadInput; Duplicate (it was used for another user or sku); NotFound (sku, activity); ActivityClosed;
+    OutOfWindow; NotArmed; SkuSoldOut; Contention.
     """
     user_id = clean_text(user_id, name="user_id", max_length=KEY_MAX)
     out_business_no = clean_text(out_business_no, name="out_business_no", max_length=KEY_MAX)
@@ -108,7 +106,7 @@ def recharge(
     earlier = tx.find_order(out_business_no)
     if earlier is not None:
         return _repeat(earlier, user_id=user_id, sku=sku)
-    bundle = tx.find_bundle(sku)
+    bundle = bundle_of(sku)
     if bundle is None:
         raise NotFound(f"There is no sku {sku}.")
     activity, _ = open_activity(bundle.activity_id, live=live, now_ms=now_ms)

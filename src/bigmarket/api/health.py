@@ -55,7 +55,7 @@ class Readiness:
 
     def _store(self) -> str | None:
         try:
-            with self._world.store.reading() as connection:
+            with self._world.stores.config.reading() as connection:
                 ping(connection)
         except Trouble as trouble:
             return f"The store does not answer: {trouble}"

@@ -12,6 +12,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from prometheus_client.registry import Collector
 
 from bigmarket.app import World
+from bigmarket.outbox.relay import total_of
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 LATENCY_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
@@ -84,7 +85,7 @@ class Metrics(Collector):
         yield errors
 
     def _relay(self) -> Iterator[Metric]:
-        relay = self._world.relay.stats()
+        relay = total_of(self._world.relays)
         yield _counter("bigmarket_relay_delivered", "Tasks delivered.", relay.delivered)
         yield _counter("bigmarket_relay_failed", "Attempts that failed.", relay.failed)
         yield _counter("bigmarket_relay_parked", "Tasks parked with a reason.", relay.parked)

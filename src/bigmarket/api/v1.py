@@ -21,7 +21,7 @@ from bigmarket.app import World
 from bigmarket.draw import roll_award
 from bigmarket.errors import NotArmed, NotFound
 from bigmarket.storage.campaigns import activity_of_strategy
-from bigmarket.storage.queries import account_of, stock_left
+from bigmarket.storage.queries import account_of
 from bigmarket.strategy.chain import pick
 from bigmarket.strategy.rules import RuleLock
 from bigmarket.strategy.rules.base import Entry
@@ -168,7 +168,7 @@ def armory(world: WorldHere, activity_id: Annotated[int, Depends(_query("activit
 )
 def strategy_armory(world: WorldHere, strategy_id: Annotated[int, Depends(_query("strategyId"))]) -> Response:
     """As `activity/armory`, named by the strategy."""
-    with world.store.reading() as connection:
+    with world.stores.config.reading() as connection:
         activity_id = activity_of_strategy(connection, strategy_id)
     if activity_id is None:
         raise NotFound(f"There is no strategy {strategy_id}; load its campaign file with `bigmarket apply`.")
@@ -232,8 +232,7 @@ def random_raffle(world: WorldHere, asked: Annotated[StrategyIn, Depends(_body(S
     if activity is None:
         raise NotFound(f"There is no strategy {asked.strategy_id}; load its campaign file with `bigmarket apply`.")
     wheel = _armed(activity).wheel
-    with world.store.reading() as connection:
-        stock = stock_left(connection, asked.strategy_id)
+    stock = world.stores.stock_left(asked.strategy_id)
     throw_away_id = world.ids.make(world.now_ms())
     picked = pick(wheel, Entry("system", 0), roll=partial(roll_award, activity.seed, throw_away_id))
     won = walk(wheel, picked, ordinal_today=0, take_unit=lambda award_id: stock.get(award_id, 0) != 0)
@@ -294,7 +293,7 @@ def _armed(activity: LiveActivity) -> Revision:
 def _account(world: World, user_id: str, activity: LiveActivity) -> Account:
     """The account as of now."""
     period = period_of(world.now_ms(), zone=activity.zone)
-    with world.store.reading() as connection:
+    with world.stores.of(user_id).reading() as connection:
         account = account_of(connection, user_id, activity.activity_id) or empty_account(period)
     roll_over(account, period)
     return account

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Protocol
 
-from bigmarket.award.records import DeliveryTx
+from bigmarket.award.records import DeliveryTx, SeedOf
 from bigmarket.errors import NotFound
 from bigmarket.outbox.task import Task
 
@@ -14,7 +14,7 @@ from bigmarket.outbox.task import Task
 class Consumer(Protocol):
     """What happens to the messages (JSON bodies) of one topic."""
 
-    def __call__(self, tx: DeliveryTx, messages: Sequence[bytes], *, now_ms: int) -> None:
+    def __call__(self, tx: DeliveryTx, messages: Sequence[bytes], *, now_ms: int, seed_of: SeedOf) -> None:
         """Write the effects inside ``tx``; whatever is raised rolls them back."""
         ...
 
@@ -30,10 +30,18 @@ class DeliveryStore(Protocol):
 class InProcessBus:
     """``consumers`` maps topics to functions."""
 
-    def __init__(self, store: DeliveryStore, consumers: Mapping[str, Consumer], *, now_ms: Callable[[], int]) -> None:
+    def __init__(
+        self,
+        store: DeliveryStore,
+        consumers: Mapping[str, Consumer],
+        *,
+        now_ms: Callable[[], int],
+        seed_of: SeedOf,
+    ) -> None:
         self._store = store
         self._consumers = consumers
         self._now_ms = now_ms
+        self._seed_of = seed_of
 
     def deliver(self, tasks: Sequence[Task]) -> None:
         """Run the consumers and complete the tasks, all or nothing.
@@ -46,7 +54,7 @@ class InProcessBus:
             topics.setdefault(task.topic, []).append(task.message)
         with self._store.delivering() as tx:
             for topic, messages in topics.items():
-                self._consumer_of(topic)(tx, messages, now_ms=now_ms)
+                self._consumer_of(topic)(tx, messages, now_ms=now_ms, seed_of=self._seed_of)
             tx.finish_tasks([task.message_id for task in tasks])
 
     def _consumer_of(self, topic: str) -> Consumer:

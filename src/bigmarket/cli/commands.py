@@ -135,7 +135,8 @@ def apply(
         planned, writes = applying.plan_first(campaigns), False
         _show(planned, as_json=as_json)
     else:
-        with session.store(create=True) as store:
+        with session.stores(create=True) as stores:
+            store = stores.config
             planned = applying.plan(store, campaigns)
             _show(planned, as_json=as_json)
             writes = not dry_run and any(item.changes for item in planned)
@@ -156,7 +157,7 @@ def armory(ctx: typer.Context, activity_id: ActivityId, as_json: Json = False) -
     """Compile an activity's configuration and make it live, everywhere within a second."""
     session: Session = ctx.obj
     started = time.perf_counter()
-    with working(f"Arming activity {activity_id}"), session.store() as store, store.writing() as connection:
+    with working(f"Arming activity {activity_id}"), session.stores() as stores, stores.config.writing() as connection:
         armed = arm(connection, activity_id, kinds=KIND_CHECKS, now_ms=now_ms(), new_seed=new_seed)
     seconds = time.perf_counter() - started
     session.answer(
@@ -172,7 +173,7 @@ def armory(ctx: typer.Context, activity_id: ActivityId, as_json: Json = False) -
 def epochs(ctx: typer.Context, activity_id: ActivityId, as_json: Json = False) -> None:
     """List an activity's seed epochs; a seed is revealed once its epoch is closed."""
     session: Session = ctx.obj
-    with session.store() as store, store.reading() as connection:
+    with session.stores() as stores, stores.config.reading() as connection:
         activity = rows_where(connection, raffle_activity, activity_id=activity_id)
         if not activity:
             raise NotFound(f"There is no activity {activity_id}; load its campaign file with `bigmarket apply`.")
@@ -263,7 +264,7 @@ def explain(
     """Say rule by rule why a draw gave its award; exit 1 if the stored award is not what comes out again."""
     session: Session = ctx.obj
     wanted = clean_text(order_id, name="order id", max_length=KEY_MAX)
-    with session.store() as store, store.reading() as connection:
+    with session.stores() as stores, stores.config.reading() as connection:
         stored = stored_draw(connection, wanted.upper())
     if stored is None:
         raise NotFound(f"There is no draw with order id {wanted}.")
@@ -282,10 +283,10 @@ def odds(ctx: typer.Context, activity_id: ActivityId, user: User, as_json: Json 
     """Show the exact odds that a user has now, award by award, with reasons."""
     session: Session = ctx.obj
     user_id = clean_text(user, name="user", max_length=KEY_MAX)
-    with session.store() as store:
-        with store.reading() as connection:
+    with session.stores() as stores:
+        with stores.config.reading() as connection:
             live = load_live(connection, {})
-        with store.drawing() as tx:
+        with stores.of(user_id).drawing() as tx:
             seen = preview(tx, user_id=user_id, activity_id=activity_id, live=live, now_ms=now_ms())
     title = f"The next draw of {user_id} in activity {activity_id} is number {seen.ordinal}"
     refused = Text(f"It cannot be made now: {seen.refused}", "yellow") if seen.refused else None
@@ -305,8 +306,8 @@ def odds(ctx: typer.Context, activity_id: ActivityId, user: User, as_json: Json 
 def doctor(ctx: typer.Context, as_json: Json = False) -> None:
     """Check every promise against the stored data; exit 1 if one is broken."""
     session: Session = ctx.obj
-    with session.store() as store, working("Examining") as step:
-        findings = examine(store, now_ms=now_ms(), progress=step)
+    with session.stores() as stores, working("Examining") as step:
+        findings = examine(stores.config, now_ms=now_ms(), progress=step)
     broken = [finding for finding in findings if not finding.ok]
     session.answer(
         results.findings_document(findings),
@@ -325,8 +326,8 @@ def doctor(ctx: typer.Context, as_json: Json = False) -> None:
 def parked_list(ctx: typer.Context, as_json: Json = False) -> None:
     """List the parked tasks, oldest first, with the reason of each."""
     session: Session = ctx.obj
-    with session.store() as store:
-        tasks = parked(store)
+    with session.stores() as stores:
+        tasks = [task for shard in stores.shards for task in parked(shard)]
     nothing = Text("Nothing is parked.", "green") if not tasks else None
     document = {"parked": [results.parked_document(task) for task in tasks]}
     session.answer(document, nothing or results.parked_table(tasks), as_json=as_json)
@@ -343,8 +344,8 @@ def parked_redrive(
     session: Session = ctx.obj
     if (message_id is None) is not everything:
         raise typer.BadParameter("give the ID of a parked task, or --all")
-    with session.store() as store:
-        count = redrive(store, message_id=message_id, now_ms=now_ms())
+    with session.stores() as stores:
+        count = redrive(stores.config, message_id=message_id, now_ms=now_ms())
     again = "task is" if count == 1 else "tasks are"
     line = f"{count:,} {again} due again; a running server delivers within a second."
     session.answer({"redriven": count}, Text(line), as_json=as_json)

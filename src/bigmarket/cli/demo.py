@@ -43,7 +43,7 @@ class Demo:
 
 def set_up(world: World) -> Demo:
     """Load the campaign unless the activity exists, arm it unless it is, credit the user unless that was done."""
-    with world.store.writing() as connection:
+    with world.stores.config.writing() as connection:
         loaded = read_campaign(connection, ACTIVITY) is None
         if loaded:
             write_campaign(connection, demo_campaign())
@@ -59,7 +59,7 @@ def set_up(world: World) -> Demo:
 def account_after(world: World, order: QuotaOrder) -> Account:
     """What the user of a recharge has now, in that activity."""
     period = period_of(world.now_ms(), zone=world.live.current[order.activity_id].zone)
-    with world.store.reading() as connection:
+    with world.stores.of(order.user_id).reading() as connection:
         account = account_of(connection, order.user_id, order.activity_id) or empty_account(period)
     roll_over(account, period)
     return account

@@ -12,12 +12,12 @@ from typing import Any
 
 from rich.console import RenderableType
 
-from bigmarket.app import World, open_store
+from bigmarket.app import World, open_stores
 from bigmarket.cli.console import print_json, print_views
 from bigmarket.errors import BigmarketError, NotFound
 from bigmarket.logs import set_up_logs
 from bigmarket.settings import PREFIX, Settings, load_settings
-from bigmarket.storage.contract import Store
+from bigmarket.storage.installation import Stores
 
 _ROUTINE_LEVELS = ("info", "warning")  # a command's own answer says what these would
 
@@ -42,17 +42,17 @@ class Session:
 
     def has_store(self) -> bool:
         """Whether there is a database yet."""
-        return self.settings().database_path.exists()
+        path = self.settings().database_path
+        return path is None or path.exists()
 
     @contextmanager
-    def store(self, *, create: bool = False) -> Iterator[Store]:
-        """The store, closed at the end. Raises NotFound when there is none, unless it shall be created."""
-        settings = self._settings_of_store(create=create)
-        store = open_store(settings)
+    def stores(self, *, create: bool = False) -> Iterator[Stores]:
+        """The databases, closed at the end. Raises NotFound when there are none, unless they shall be created."""
+        stores = open_stores(self._settings_of_store(create=create))
         try:
-            yield store
+            yield stores
         finally:
-            store.close()
+            stores.close()
 
     @contextmanager
     def world(self, *, create: bool = False) -> Iterator[World]:
@@ -62,7 +62,7 @@ class Session:
         try:
             yield world
         finally:
-            world.store.close()
+            world.stores.close()
 
     @contextmanager
     def running_world(self) -> Iterator[World]:
@@ -85,7 +85,8 @@ class Session:
 
     def _settings_of_store(self, *, create: bool = False) -> Settings:
         settings = self.settings()
-        if create or settings.database_path.exists():
+        path = settings.database_path
+        if create or path is None or path.exists():
             return settings
         raise NotFound(
             f"There is no database in {settings.home} yet. Begin with `bigmarket demo` or `bigmarket apply FILE`, "

@@ -32,6 +32,10 @@ class ParkingStore(Protocol):
         """Make that parked task, or all (None), due now with no attempt counted; how many there were."""
         ...
 
+    def drop_tasks(self, *, message_id: str | None, limit: int) -> int:
+        """Give that parked task up, or the first ``limit`` (None); how many. Awards they owed end as ``fail``."""
+        ...
+
 
 def parked(store: ParkingStore, *, limit: int = PARKED_MAX) -> Sequence[ParkedTask]:
     """The first ``limit`` parked tasks, oldest first."""

@@ -1,8 +1,9 @@
 """The relay: one thread that delivers the tasks that draws left behind.
 
 Lanes hand it what they just committed (``offer``), so the usual task is delivered within milliseconds and never read
-back. A scan finds what memory does not hold: tasks of a process that died, tasks that did not fit, failed tasks that
-are due again. Both ways may deliver a task twice; consumers make that harmless.
+back. A scan finds what memory does not hold: tasks of a process that died or does not relay, tasks that did not fit,
+failed tasks that are due again. A new task is due for the scan only after ``GRACE_MS``, when the process that wrote
+it relays itself. Both ways may deliver a task twice; consumers make that harmless.
 
 One task that breaks its batch is found by halving and fails alone, with back-off and at last parked. Trouble of the
 machinery counts against no task: the relay waits a moment and tries again with a smaller batch.
@@ -28,7 +29,6 @@ BATCH_MAX = 256
 HELD_MAX = 20_000
 SCAN_SECONDS = 1.0
 LINGER_SECONDS = 0.05  # a batch that is not full waits for more this long, so that the draws see fewer commits
-GRACE_MS = 5_000  # younger tasks are most likely in memory, here or in the process that wrote them
 PAUSE_MIN_SECONDS = 0.05
 PAUSE_MAX_SECONDS = 2.0
 
@@ -38,12 +38,12 @@ Deliver = Callable[[Sequence[Task]], None]
 class RelayStore(Protocol):
     """What the relay needs of the store."""
 
-    def due_tasks(self, now_ms: int, *, created_before_ms: int, limit: int) -> Sequence[Task]:
-        """Up to ``limit`` tasks, longest due first: in ``fail`` and due, or in ``create`` since before that."""
+    def due_tasks(self, now_ms: int, *, limit: int) -> Sequence[Task]:
+        """Up to ``limit`` tasks that are due, oldest first."""
         ...
 
     def fail_task(self, failure: TaskFailure) -> None:
-        """Write a failed attempt down; a task that was delivered meanwhile stays ``completed``."""
+        """Write a failed attempt down, unless the task was delivered or parked meanwhile."""
         ...
 
 
@@ -59,19 +59,34 @@ class RelayStats(NamedTuple):
     lag_ms: int
 
 
+def total_of(relays: Sequence[Relay]) -> RelayStats:
+    """The counters of several relays as one; the lag is the longest."""
+    stats = [relay.stats() for relay in relays]
+    totals = {name: sum(getattr(one, name) for one in stats) for name in RelayStats._fields}
+    return RelayStats(**totals | {"lag_ms": max(one.lag_ms for one in stats)})
+
+
 class Relay:
-    """Delivers batches by ``deliver``, which returns only when every task of the batch is completed in the store.
+    """Delivers batches by ``deliver``, which returns only when no task of the batch is left in the store.
 
     ``deliver`` raises a ``Trouble`` when the machinery failed, anything else when a task of the batch is at fault; in
-    both cases it may be called again with any of the tasks.
+    both cases it may be called again with any of the tasks. ``may_scan`` tells whether this process is the one that
+    scans.
     """
 
     def __init__(
-        self, store: RelayStore, *, deliver: Deliver, now_ms: Callable[[], int], held_max: int = HELD_MAX
+        self,
+        store: RelayStore,
+        *,
+        deliver: Deliver,
+        now_ms: Callable[[], int],
+        may_scan: Callable[[], bool] = lambda: True,
+        held_max: int = HELD_MAX,
     ) -> None:
         self._store = store
         self._deliver_batch = deliver
         self._now_ms = now_ms
+        self._may_scan = may_scan
         self._held = Held(tasks_max=held_max)
         self._thread = threading.Thread(target=self._run, name="relay", daemon=True)
         self._wake = threading.Event()
@@ -79,8 +94,6 @@ class Relay:
         self._halt = threading.Event()  # the time to drain is over
         self._stopping = False
         self._scan_at = 0.0
-        self._horizon_ms = now_ms()  # tasks from before that may be missing in memory, however young they are
-        self._overflowed = False
         self._batch_max = BATCH_MAX
         self._pause_seconds = PAUSE_MIN_SECONDS
         self.delivered = self.failed = self.parked = self.troubles = self.overflows = 0
@@ -93,8 +106,6 @@ class Relay:
         """Take tasks that were just committed. Never waits; what does not fit is left to the scan."""
         if not self._held.put(tasks, now_ms=self._now_ms()):
             self.overflows += 1
-            self._horizon_ms = self._now_ms()
-            self._overflowed = True
         if not self._full.is_set() and len(self._held) >= BATCH_MAX:
             self._full.set()
         if not self._wake.is_set():
@@ -153,14 +164,11 @@ class Relay:
 
     def _scan(self) -> Sequence[Task]:
         """Tasks that are due in the store: every ``SCAN_SECONDS``, and again at once until nothing is due."""
-        drained = len(self._held) <= BATCH_MAX  # else a scan without grace would mostly find what memory holds
-        if self._stopping or (time.monotonic() < self._scan_at and not (self._overflowed and drained)):
+        lagging = len(self._held) > BATCH_MAX  # a scan would mostly find what memory holds
+        if self._stopping or lagging or time.monotonic() < self._scan_at or not self._may_scan():
             return ()
-        now_ms = self._now_ms()
-        created_before_ms = max(now_ms - GRACE_MS, self._horizon_ms if drained else 0)
-        self._overflowed = self._overflowed and not drained
         try:
-            found = self._store.due_tasks(now_ms, created_before_ms=created_before_ms, limit=self._batch_max)
+            found = self._store.due_tasks(self._now_ms(), limit=self._batch_max)
         except Trouble as trouble:
             self._scan_at = time.monotonic() + SCAN_SECONDS
             log.warning("due tasks not read", code=trouble.code, reason=str(trouble))

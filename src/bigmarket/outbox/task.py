@@ -1,7 +1,7 @@
 """A task: a message that must go out, written in the transaction of what caused it.
 
-``create`` -> ``completed``, or ``fail`` (tried again at ``next_at_ms``) -> ``parked`` with a reason; a parked task
-waits for a person, who redrives it (parking.py).
+``create``, then ``fail`` (tried again at ``next_at_ms``) -> ``parked`` with a reason; a parked task waits for a
+person, who redrives or drops it (parking.py). A task that is done is deleted.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ BACKOFF_MIN_MS = 1_000
 BACKOFF_MAX_MS = 300_000
 BACKOFF_FACTOR = 6  # 1 s, 6 s, 36 s, 3.6 min: a short outage is waited out, a poison is parked within five minutes
 REASON_MAX = 255
+GRACE_MS = 5_000  # a new task is left so long to the memory of the process that wrote it
 
 _JITTER_SHARE = 4  # up to a quarter more
 

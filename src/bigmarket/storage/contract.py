@@ -1,4 +1,4 @@
-"""What a store offers; every backend passes the same tests (tests/contract).
+"""What one database offers; every backend passes the same tests (tests/contract).
 
 All errors are those of errors.py: ``Contention`` and ``StorageFull`` (nothing was written), ``OutcomeUnknown`` (the
 connection was lost around the commit), other ``Trouble`` (nothing was written).
@@ -17,33 +17,47 @@ from bigmarket.award.records import DeliveryTx
 from bigmarket.draw import Drawn, DrawTx
 from bigmarket.outbox.parking import ParkedTask
 from bigmarket.outbox.task import Backlog, Task, TaskFailure
+from bigmarket.storage.routing import SplitTables
 
 
 class Store(Protocol):
     """One database. A transaction is committed when its block ends and rolled back when it raises."""
 
+    @property
+    def split(self) -> SplitTables:
+        """How its order tables are split."""
+        ...
+
     def drawing(self) -> AbstractContextManager[DrawTx]:
         """One write transaction of draws."""
         ...
 
-    def find_draws(self, order_ids: Sequence[str]) -> Mapping[str, Drawn]:
-        """The outcomes that exist, by order id; on a fresh connection."""
+    def find_draws(self, draws: Sequence[Drawn]) -> Mapping[str, Drawn]:
+        """Those of ``draws`` that exist, by order id; never while a commit is under way."""
         ...
 
     def delivering(self) -> AbstractContextManager[DeliveryTx]:
         """One write transaction of a consumer."""
         ...
 
-    def recharging(self) -> AbstractContextManager[RechargeTx]:
-        """One write transaction of a recharge."""
+    def recharging(self, user_id: str) -> AbstractContextManager[RechargeTx]:
+        """One write transaction of a recharge of this user."""
         ...
 
-    def due_tasks(self, now_ms: int, *, created_before_ms: int, limit: int) -> Sequence[Task]:
-        """Up to ``limit`` tasks, longest due first: in ``fail`` and due, or in ``create`` since before that."""
+    def due_tasks(self, now_ms: int, *, limit: int) -> Sequence[Task]:
+        """Up to ``limit`` tasks that are due, oldest first."""
+        ...
+
+    def finish_tasks(self, message_ids: Sequence[str]) -> None:
+        """Delete tasks that are done."""
         ...
 
     def fail_task(self, failure: TaskFailure) -> None:
         """Write a failed attempt down, unless the task was delivered or parked meanwhile."""
+        ...
+
+    def park_task(self, parked: ParkedTask, *, now_ms: int) -> None:
+        """Put a task that left the outbox into the parking lot; once, however often it is told."""
         ...
 
     def parked_tasks(self, *, limit: int) -> Sequence[ParkedTask]:
@@ -52,6 +66,10 @@ class Store(Protocol):
 
     def redrive_tasks(self, *, message_id: str | None, now_ms: int) -> int:
         """Make that parked task, or all (None), due now with no attempt counted; how many there were."""
+        ...
+
+    def drop_tasks(self, *, message_id: str | None, limit: int) -> int:
+        """Give that parked task up, or the first ``limit`` (None); how many. Awards they owed end as ``fail``."""
         ...
 
     def backlog(self) -> Backlog:
@@ -63,7 +81,19 @@ class Store(Protocol):
         ...
 
     def reading(self) -> AbstractContextManager[Connection]:
-        """One read transaction: a consistent view that blocks nobody."""
+        """One read transaction with quick queries; it blocks nobody."""
+        ...
+
+    def examining(self) -> AbstractContextManager[Connection]:
+        """One read transaction for queries that may take minutes: a consistent view that blocks nobody."""
+        ...
+
+    def migrating(self) -> AbstractContextManager[Connection]:
+        """A connection that may change the schema; other processes wait for their turn."""
+        ...
+
+    def clock_ms(self) -> int:
+        """The database's clock in epoch milliseconds: what processes on several machines agree on."""
         ...
 
     def durability_faults(self) -> list[str]:

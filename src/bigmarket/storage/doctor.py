@@ -16,7 +16,7 @@ from functools import lru_cache
 from typing import Any, NamedTuple, Protocol
 from zoneinfo import ZoneInfo
 
-from sqlalchemy import Connection, text
+from sqlalchemy import Connection, RowMapping, text
 
 from bigmarket.activity.armory import read_revision
 from bigmarket.activity.quota import period_of
@@ -55,8 +55,8 @@ class Finding:
 class Examined(Protocol):
     """A store that can be examined."""
 
-    def reading(self) -> AbstractContextManager[Connection]:
-        """One consistent view."""
+    def examining(self) -> AbstractContextManager[Connection]:
+        """One consistent view, however long it is looked at."""
         ...
 
     def durability_faults(self) -> list[str]:
@@ -75,7 +75,7 @@ class Check(NamedTuple):
 def examine(store: Examined, *, now_ms: int, progress: Callable[[str], None] = lambda _: None) -> list[Finding]:
     """Run every check on one consistent view; ``progress`` hears the title of each before it runs."""
     findings = [_finding("P1", "a commit is durable", iter({"fault": fault} for fault in store.durability_faults()))]
-    with store.reading() as connection:
+    with store.examining() as connection:
         for check in CHECKS:
             progress(f"{check.name} {check.title}")
             findings.append(_finding(check.name, check.title, check.find(connection, now_ms)))
@@ -179,17 +179,37 @@ def _stored_revision(connection: Connection, activity_id: int, revision_id: str)
     return _revision_of(document)
 
 
-def _tasks_missing(connection: Connection, now_ms: int) -> Iterator[BadRow]:  # noqa: ARG001
-    """Award records whose kind a task delivers, without one; grouped by revision and award."""
+def _tasks_missing(connection: Connection, now_ms: int) -> Iterator[BadRow]:
+    """Award records that a task shall deliver and that have none; those that a broker may still hold are left out."""
     groups = connection.execute(
         text("""SELECT r.activity_id, r.revision_id, r.award_id, COUNT(*) AS records, MIN(r.order_id) AS first_order
                 FROM user_award_record r LEFT JOIN task t ON t.message_id = r.order_id
-                WHERE t.message_id IS NULL GROUP BY r.activity_id, r.revision_id, r.award_id""")
+                WHERE r.award_state = 'create' AND t.message_id IS NULL AND r.award_time_ms <= :sent_before_ms
+                GROUP BY r.activity_id, r.revision_id, r.award_id"""),
+        {"sent_before_ms": now_ms - TASK_LAG_LIMIT_MS},
     )
     for row in groups.mappings():
-        revision = _stored_revision(connection, row["activity_id"], row["revision_id"])
-        if KINDS[revision.awards[row["award_id"]].kind].delivery == "task":
+        if _delivered_by_task(connection, row):
             yield dict(row)
+
+
+def _effects_differ(connection: Connection, now_ms: int) -> Iterator[BadRow]:  # noqa: ARG001
+    """Completed records without their effect, and effects whose record is not completed."""
+    groups = connection.execute(
+        text("""SELECT r.activity_id, r.revision_id, r.award_id, r.award_state, COUNT(*) AS records,
+                       COUNT(c.order_id) AS effects, MIN(r.order_id) AS first_order
+                FROM user_award_record r LEFT JOIN user_credit_order c ON c.out_business_no = r.order_id
+                GROUP BY r.activity_id, r.revision_id, r.award_id, r.award_state""")
+    )
+    for row in groups.mappings():
+        owed = row["award_state"] == "completed" and _delivered_by_task(connection, row)
+        if row["effects"] != (row["records"] if owed else 0):
+            yield dict(row)
+
+
+def _delivered_by_task(connection: Connection, row: RowMapping) -> bool:
+    revision = _stored_revision(connection, row["activity_id"], row["revision_id"])
+    return KINDS[revision.awards[row["award_id"]].kind].delivery == "task"
 
 
 def _stock_not_as_armed(connection: Connection, now_ms: int) -> Iterator[BadRow]:  # noqa: ARG001
@@ -282,18 +302,8 @@ CHECKS = (
     ),
     Check("D6", f"the newest {REPLAYED_MAX} draws, derived again, give the same award", _not_replayable),
     Check("D7", "rolls fit the declared odds (chi-square)", _rolls_unfair),
-    Check("M1", "one task per award record that needs one", _tasks_missing),
-    Check(
-        "M2",
-        "effects = completed records = completed tasks",
-        _query("""SELECT t.message_id, t.state AS task_state, r.award_state, c.order_id AS credit_order
-                  FROM task t
-                  LEFT JOIN user_award_record r ON r.order_id = t.message_id
-                  LEFT JOIN user_credit_order c ON c.out_business_no = t.message_id
-                  WHERE t.topic = 'send_award' AND (r.order_id IS NULL
-                     OR (t.state = 'completed') <> (r.award_state = 'completed')
-                     OR (r.award_state = 'completed') <> (c.order_id IS NOT NULL))"""),
-    ),
+    Check("M1", "one task per award record that waits for one", _tasks_missing),
+    Check("M2", "effects = completed records", _effects_differ),
     Check(
         "M3",
         "nothing parked without a reason",

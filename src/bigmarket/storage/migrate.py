@@ -21,15 +21,15 @@ class Migrated(Protocol):
         """One consistent view."""
         ...
 
-    def writing(self) -> AbstractContextManager[Connection]:
-        """Committed when the block ends, rolled back when it raises."""
+    def migrating(self) -> AbstractContextManager[Connection]:
+        """A connection that may change the schema; other processes wait for their turn."""
         ...
 
 
 def migrate(store: Migrated) -> None:
     """Apply the migrations that the database lacks; only reads when there are none.
 
-    The write transaction keeps other processes out, so several may start at once.
+    Several processes may start at once: one migrates, the others wait and then find nothing to do.
     """
     with store.reading() as connection:
         if revision_of(connection) == HEAD:
@@ -39,7 +39,7 @@ def migrate(store: Migrated) -> None:
 
     config = Config()
     config.set_main_option("script_location", str(MIGRATIONS))
-    with store.writing() as connection:
+    with store.migrating() as connection:
         config.attributes["connection"] = connection
         command.upgrade(config, HEAD)
 

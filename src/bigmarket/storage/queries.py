@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from sqlalchemy import Connection, select, text
 
-from bigmarket.activity.quota import Account
+from bigmarket.activity.orders import Bundle
+from bigmarket.activity.quota import Account, Counts
+from bigmarket.errors import NotFound
 from bigmarket.storage import schema as t
 
 
@@ -23,6 +25,26 @@ def account_of(connection: Connection, user_id: str, activity_id: int) -> Accoun
     )
     row = connection.execute(select(*columns).where(a.user_id == user_id, a.activity_id == activity_id)).one_or_none()
     return None if row is None else Account(*row)
+
+
+def bundle_of(connection: Connection, sku: int) -> Bundle | None:
+    """What a sku credits, and in which activity; None when there is no such sku."""
+    s, c = t.raffle_activity_sku.c, t.raffle_activity_count.c
+    joined = t.raffle_activity_sku.join(t.raffle_activity_count, s.activity_count_id == c.activity_count_id)
+    query = select(s.activity_id, c.total_count, c.month_count, c.day_count).select_from(joined).where(s.sku == sku)
+    row = connection.execute(query).one_or_none()
+    return None if row is None else Bundle(sku, row.activity_id, Counts(*row[1:]))
+
+
+def seed_of(connection: Connection, activity_id: int, epoch: int) -> bytes:
+    """The seed of an activity's epoch. Raises NotFound."""
+    e = t.seed_epoch.c
+    seed = connection.execute(
+        select(e.seed).where(e.activity_id == activity_id, e.epoch == epoch)
+    ).scalar_one_or_none()
+    if seed is None:
+        raise NotFound(f"Activity {activity_id} has no seed epoch {epoch}.")
+    return bytes(seed)
 
 
 def stock_left(connection: Connection, strategy_id: int) -> dict[int, int | None]:

@@ -7,13 +7,11 @@ from typing import Any
 from sqlalchemy import ColumnElement, Connection, Insert, and_, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
-from bigmarket.activity.orders import Bundle, QuotaOrder
+from bigmarket.activity.orders import QuotaOrder
 from bigmarket.activity.quota import Account, Counts
+from bigmarket.storage.routing import part_of
 from bigmarket.storage.schema import raffle_activity_account as account_table
-from bigmarket.storage.schema import raffle_activity_count as count_table
-from bigmarket.storage.schema import raffle_activity_order as order_table
-from bigmarket.storage.schema import raffle_activity_sku as sku_table
-from bigmarket.storage.schema import sku_stock
+from bigmarket.storage.schema import raffle_activity_order, sku_stock
 
 _ORDER_FIELDS = (
     "order_id",
@@ -40,28 +38,21 @@ _ACCOUNT_COLUMNS = {
 
 
 class SqlRechargeTx:
-    """``RechargeTx`` (activity/orders.py) on a SQLAlchemy connection whose transaction is open."""
+    """``RechargeTx`` (activity/orders.py) of the users whose tables have ``suffix``, on an open transaction."""
 
-    def __init__(self, connection: Connection) -> None:
+    def __init__(self, connection: Connection, *, suffix: str = "") -> None:
         self._connection = connection
+        self._orders = part_of(raffle_activity_order, suffix)
 
     def find_order(self, out_business_no: str) -> QuotaOrder | None:
         """The order that used this ``out_business_no``."""
         row = self._connection.execute(
-            select(order_table).where(order_table.c.out_business_no == out_business_no)
+            select(self._orders).where(self._orders.c.out_business_no == out_business_no)
         ).one_or_none()
         if row is None:
             return None
         counts = Counts(row.total_count, row.month_count, row.day_count)
         return QuotaOrder(counts=counts, **{name: getattr(row, name) for name in _ORDER_FIELDS})
-
-    def find_bundle(self, sku: int) -> Bundle | None:
-        """What the sku credits."""
-        of_sku = sku_table.join(count_table, sku_table.c.activity_count_id == count_table.c.activity_count_id)
-        counts = (count_table.c.total_count, count_table.c.month_count, count_table.c.day_count)
-        query = select(sku_table.c.activity_id, *counts).select_from(of_sku).where(sku_table.c.sku == sku)
-        row = self._connection.execute(query).one_or_none()
-        return None if row is None else Bundle(sku, row.activity_id, Counts(*row[1:]))
 
     def has_stock_row(self, sku: int) -> bool:
         """Whether the sku has a stock row here."""
@@ -71,7 +62,7 @@ class SqlRechargeTx:
         """Write the order; False when its ``out_business_no`` was used meanwhile."""
         counts = {f"{name}_count": number for name, number in order.counts._asdict().items()}
         values = {name: getattr(order, name) for name in _ORDER_FIELDS}
-        return self._inserted(insert(order_table).values(**counts, **values))
+        return self._inserted(insert(self._orders).values(**counts, **values))
 
     def load_account(self, user_id: str, *, activity_id: int) -> Account | None:
         """The account, locked where the engine locks rows."""

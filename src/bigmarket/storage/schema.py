@@ -215,7 +215,7 @@ stock_hub = _clustered(
     Column("total", BigInteger, comment="Units there are; NULL: unlimited."),
     Column("allotted", BigInteger, nullable=False, server_default="0", comment="Units given to shards."),
     CheckConstraint("allotted >= 0 AND (total IS NULL OR allotted <= total)", name="never_overdrawn"),
-    comment="S3: units of a prize (strategy_id 0: of a sku) and how many of them live in shards, if there are several.",
+    comment="S3: units of a prize (strategy_id 0: of a sku) and how many live in shards; several shards only.",
 )
 
 stock_transfer = _clustered(

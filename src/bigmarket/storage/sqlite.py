@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import sqlite3
 import threading
+import time
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 from sqlalchemy import Connection, Engine, create_engine, event
@@ -20,11 +21,15 @@ from sqlalchemy.pool import QueuePool
 from bigmarket.draw import Drawn
 from bigmarket.errors import BigmarketError, Contention, OutcomeUnknown, StorageFull, Trouble
 from bigmarket.outbox.parking import ParkedTask
-from bigmarket.outbox.task import Backlog, Task, TaskFailure
+from bigmarket.outbox.task import GRACE_MS, Backlog, Task, TaskFailure
 from bigmarket.storage import tasks
+from bigmarket.storage.delivery_tx import SqlDeliveryTx
 from bigmarket.storage.recharging import SqlRechargeTx
-from bigmarket.storage.sqlite_delivery import SqliteDeliveryTx
-from bigmarket.storage.sqlite_draw import SqliteDrawTx, find_draws
+from bigmarket.storage.routing import WHOLE, SplitTables
+from bigmarket.storage.sqlite_bulk import SqliteBulk
+from bigmarket.storage.sqlite_delivery import STATEMENTS as DELIVERY
+from bigmarket.storage.sqlite_draw import STATEMENTS as DRAW
+from bigmarket.storage.sqlite_draw import SqliteDrawTx
 
 # A draw waits for the write lock for less than its caller waits for the draw, so that the answer can be "nothing was
 # spent"; whoever applies a campaign or recharges has more patience.
@@ -88,10 +93,15 @@ class Turnstile:
 
 
 class SqliteStore:
-    """One SQLite file at ``path``; the folder must exist."""
+    """One SQLite file at ``path``; the folder must exist.
 
-    def __init__(self, path: Path) -> None:
+    New tasks are left to this process for ``grace_ms``; 0 when it does not relay.
+    """
+
+    def __init__(self, path: Path, *, split: SplitTables = WHOLE, grace_ms: int = GRACE_MS) -> None:
         self.path = path
+        self.split = split
+        self._grace_ms = grace_ms
         self._turnstile = Turnstile()
         with translated():
             self._writer = connect(path, wait_seconds=DRAW_BUSY_SECONDS)
@@ -102,33 +112,43 @@ class SqliteStore:
     def drawing(self) -> Iterator[SqliteDrawTx]:
         """One draw transaction (lanes.py says what may be raised)."""
         with self._transaction() as connection:
-            yield SqliteDrawTx(connection)
+            yield self._draw_tx(connection)
 
-    def find_draws(self, order_ids: Sequence[str]) -> Mapping[str, Drawn]:
-        """The outcomes that exist, by order id; on a connection of its own."""
+    def find_draws(self, draws: Sequence[Drawn]) -> Mapping[str, Drawn]:
+        """Those of ``draws`` that exist, by order id; on a connection of its own."""
         with translated():
             connection = connect(self.path)
             try:
-                return find_draws(connection, order_ids)
+                return self._draw_tx(connection).find_draws(draws)
             finally:
                 connection.close()
 
     @contextmanager
-    def delivering(self) -> Iterator[SqliteDeliveryTx]:
+    def delivering(self) -> Iterator[SqlDeliveryTx]:
         """One delivery transaction, on the same writer as the draws."""
         with self._transaction() as connection:
-            yield SqliteDeliveryTx(connection)
+            yield SqlDeliveryTx(SqliteBulk(connection), DELIVERY, split=self.split)
 
     @contextmanager
-    def recharging(self) -> Iterator[SqlRechargeTx]:
+    def recharging(self, user_id: str) -> Iterator[SqlRechargeTx]:
         """One recharge transaction."""
         with self.writing() as connection:
-            yield SqlRechargeTx(connection)
+            yield SqlRechargeTx(connection, suffix=self.split.suffix_of(user_id))
 
-    def due_tasks(self, now_ms: int, *, created_before_ms: int, limit: int) -> Sequence[Task]:
-        """Tasks that the relay should deliver now (contract.py)."""
+    def due_tasks(self, now_ms: int, *, limit: int) -> Sequence[Task]:
+        """Tasks that the relay should deliver now."""
         with self.reading() as connection:
-            return tasks.due_tasks(connection, now_ms=now_ms, created_before_ms=created_before_ms, limit=limit)
+            return tasks.due_tasks(connection, now_ms=now_ms, limit=limit)
+
+    def finish_tasks(self, message_ids: Sequence[str]) -> None:
+        """Delete tasks that are done."""
+        with self.writing() as connection:
+            tasks.finish_tasks(connection, message_ids)
+
+    def park_task(self, parked: ParkedTask, *, now_ms: int) -> None:
+        """Put a task that left the outbox into the parking lot."""
+        with self.writing() as connection:
+            tasks.park_task(connection, parked, now_ms=now_ms)
 
     def fail_task(self, failure: TaskFailure) -> None:
         """Write a failed attempt down."""
@@ -144,6 +164,11 @@ class SqliteStore:
         """Make that parked task, or all (None), due now; how many there were."""
         with self.writing() as connection:
             return tasks.redrive_tasks(connection, message_id=message_id, now_ms=now_ms)
+
+    def drop_tasks(self, *, message_id: str | None, limit: int) -> int:
+        """Give parked tasks up; how many."""
+        with self.writing() as connection:
+            return tasks.drop_tasks(connection, message_id=message_id, limit=limit, split=self.split)
 
     def backlog(self) -> Backlog:
         """How many tasks wait, since when, and how many are parked."""
@@ -166,6 +191,18 @@ class SqliteStore:
         with translated(), self._reader.connect() as connection:
             yield connection
 
+    def examining(self) -> AbstractContextManager[Connection]:
+        """Reads have no time limit here, and every one is consistent."""
+        return self.reading()
+
+    def migrating(self) -> AbstractContextManager[Connection]:
+        """A write transaction keeps other processes out, so several may start at once."""
+        return self.writing()
+
+    def clock_ms(self) -> int:
+        """This machine's clock: nobody else can have the file open."""
+        return time.time_ns() // 1_000_000
+
     def durability_faults(self) -> list[str]:
         """Settings under which an acknowledged draw could be lost; none when all is well."""
         with self._turnstile.passed(wait_seconds=BUSY_WAIT_SECONDS), translated():
@@ -179,6 +216,9 @@ class SqliteStore:
         self._cold_writer.dispose()
         self._reader.dispose()
         self._writer.close()
+
+    def _draw_tx(self, connection: sqlite3.Connection) -> SqliteDrawTx:
+        return SqliteDrawTx(SqliteBulk(connection), DRAW, split=self.split, grace_ms=self._grace_ms)
 
     @contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:

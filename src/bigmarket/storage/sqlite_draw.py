@@ -1,4 +1,4 @@
-"""The draw's transaction on SQLite: set-based statements, guards in the WHERE clause.
+"""The draw's statements on SQLite: set-based, guards in the WHERE clause.
 
 The transaction holds the file's only write lock (BEGIN IMMEDIATE), so what was loaded cannot change under it; the
 guards are kept all the same, as they are what the promise rests on.
@@ -6,25 +6,11 @@ guards are kept all the same, as they are what the promise rests on.
 
 from __future__ import annotations
 
-import sqlite3
-from collections.abc import Collection, Sequence
-from operator import itemgetter
+from collections.abc import Mapping
 
-from bigmarket.activity.quota import Account
-from bigmarket.draw import (
-    AccountKey,
-    AwardRecordRow,
-    Drawn,
-    DrawRequest,
-    GuardMissed,
-    OpenOrder,
-    Outcome,
-    RaffleOrderRow,
-    Snapshot,
-    StockKey,
-)
-from bigmarket.outbox.task import Task
-from bigmarket.storage.bulk import Row, in_one, select, write
+from bigmarket.draw import AccountKey, AwardRecordRow, RaffleOrderRow, Spending
+from bigmarket.storage.draw_tx import DrawStatements, SqlDrawTx
+from bigmarket.storage.sqlite_bulk import in_one
 
 _ACCOUNT = in_one(
     "a.user_id", "a.activity_id", "a.total_count", "a.total_count_surplus", "a.month", "a.month_count",
@@ -91,50 +77,22 @@ WHERE s.strategy_id = v.column1 AND s.award_id = v.column2
   AND (s.alloc IS NULL OR s.sold + v.column3 <= s.alloc)"""
 
 
-class SqliteDrawTx:
-    """``DrawTx`` (draw.py) on a connection whose transaction is open."""
-
-    def __init__(self, connection: sqlite3.Connection) -> None:
-        self._connection = connection
-
-    def load(self, requests: Sequence[DrawRequest]) -> Snapshot:
-        """Accounts, open raffle orders and earlier outcomes of the batch's users."""
-        users = list({(r.user_id, r.activity_id) for r in requests})
-        repeats = list({(r.user_id, r.request_id) for r in requests if r.request_id is not None})
-        accounts: dict[AccountKey, Account] = {
-            (row[0], row[1]): Account(*row[2:]) for row in select(self._connection, _LOAD_ACCOUNTS, users)
-        }
-        open_orders: dict[AccountKey, list[OpenOrder]] = {}
-        owed = select(self._connection, _LOAD_OPEN_ORDERS, users)
-        for user_id, activity_id, order_id, day in sorted(owed, key=itemgetter(2)):  # the oldest first
-            open_orders.setdefault((user_id, activity_id), []).append(OpenOrder(order_id, day))
-        settled = {(row[2], row[0]): Drawn(*row[1:]) for row in select(self._connection, _LOAD_SETTLED, repeats)}
-        return Snapshot(accounts, open_orders, settled)
-
-    def load_stock(self, keys: Collection[StockKey]) -> dict[StockKey, int | None]:
-        """Units left by (strategy, award); None is unlimited."""
-        return {(row[0], row[1]): row[2] for row in select(self._connection, _LOAD_STOCK, list(keys))}
-
-    def apply(self, outcome: Outcome) -> None:
-        """Idempotency rows first, hot stock rows last."""
-        write(self._connection, _INSERT_ORDERS, outcome.orders)
-        self._guarded(_USE_OPEN_ORDERS, [(t.order_id, t.request_id) for t in outcome.reused])
-        write(self._connection, _INSERT_RECORDS, outcome.records)
-        write(self._connection, _INSERT_TASKS, [_task_row(task, outcome.now_ms) for task in outcome.tasks])
-        self._guarded(_SPEND, [(*key, spent.draws, *spent.period) for key, spent in outcome.spent.items()])
-        self._guarded(_TAKE_STOCK, [(*key, units) for key, units in outcome.taken.items()])
-
-    def _guarded(self, template: str, rows: Sequence[Row]) -> None:
-        if write(self._connection, template, rows) != len(rows):
-            raise GuardMissed(template.split()[1])
+STATEMENTS = DrawStatements(
+    load_accounts=_LOAD_ACCOUNTS,
+    load_open_orders=_LOAD_OPEN_ORDERS,
+    load_settled=_LOAD_SETTLED,
+    find_draws=_FIND_DRAWS,
+    load_stock=_LOAD_STOCK,
+    insert_orders=_INSERT_ORDERS,
+    insert_records=_INSERT_RECORDS,
+    insert_tasks=_INSERT_TASKS,
+    use_open_order=_USE_OPEN_ORDERS,
+    take_stock=_TAKE_STOCK,
+)
 
 
-def _task_row(task: Task, now_ms: int) -> Row:
-    message_id, user_id, topic, message, attempts = task
-    return (message_id, user_id, topic, message.decode(), attempts, "create", now_ms)
+class SqliteDrawTx(SqlDrawTx):
+    """``SqlDrawTx`` in SQLite's words."""
 
-
-def find_draws(connection: sqlite3.Connection, order_ids: Sequence[str]) -> dict[str, Drawn]:
-    """The outcomes that exist, by order id."""
-    rows = select(connection, _FIND_DRAWS, [(order_id,) for order_id in order_ids])
-    return {row[0]: Drawn(*row) for row in rows}
+    def _spend(self, spent: Mapping[AccountKey, Spending]) -> None:
+        self._guarded(_SPEND, [(*key, spending.draws, *spending.period) for key, spending in spent.items()])

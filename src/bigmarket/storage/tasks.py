@@ -2,49 +2,79 @@
 
 from __future__ import annotations
 
-from sqlalchemy import Connection, func, select, text, update
+from collections.abc import Sequence
 
+from sqlalchemy import Connection, delete, func, insert, select, update
+
+from bigmarket.award.message import SEND_AWARD
 from bigmarket.outbox.parking import ParkedTask
 from bigmarket.outbox.task import Backlog, Task, TaskFailure
-from bigmarket.storage.schema import task
+from bigmarket.storage.routing import SplitTables
+from bigmarket.storage.schema import task, user_award_record
 
-# Written out, not bound: only then can the planner tell that the partial index ix_task_due applies.
-_OPEN = text("state IN ('create', 'fail')")
+_OPEN = task.c.state.in_(("create", "fail"))
+_PARKED = task.c.state == "parked"
 
 
-def due_tasks(connection: Connection, *, now_ms: int, created_before_ms: int, limit: int) -> list[Task]:
-    """Up to ``limit`` tasks, longest due first: ``fail`` and due, or ``create`` with a stamp not after that."""
+def due_tasks(connection: Connection, *, now_ms: int, limit: int) -> list[Task]:
+    """Up to ``limit`` tasks that are due, oldest first.
+
+    The table holds unfinished tasks only, and message ids sort by time: reading it by its key needs no index.
+    """
     columns = (task.c.message_id, task.c.user_id, task.c.topic, task.c.message, task.c.attempts)
-    due = (task.c.state == "fail") | (task.c.next_at_ms <= created_before_ms)
-    query = select(*columns).where(_OPEN, task.c.next_at_ms <= now_ms, due).order_by(task.c.next_at_ms).limit(limit)
+    query = select(*columns).where(_OPEN, task.c.next_at_ms <= now_ms).order_by(task.c.message_id).limit(limit)
     rows = connection.execute(query)
     return [Task(m, user, topic, body_of(body), attempts) for m, user, topic, body, attempts in rows]
+
+
+def finish_tasks(connection: Connection, message_ids: Sequence[str]) -> None:
+    """Delete the tasks."""
+    connection.execute(delete(task).where(task.c.message_id.in_(message_ids)))
 
 
 def fail_task(connection: Connection, failure: TaskFailure) -> None:
     """Write a failed attempt down, unless the task was delivered or parked meanwhile."""
     values = {column: getattr(failure, column) for column in ("state", "attempts", "next_at_ms", "reason")}
-    guard = (task.c.state.in_(("create", "fail")), task.c.attempts <= failure.attempts)
+    guard = (_OPEN, task.c.attempts <= failure.attempts)
     connection.execute(update(task).where(task.c.message_id == failure.message_id, *guard).values(values))
+
+
+def park_task(connection: Connection, parked: ParkedTask, *, now_ms: int) -> None:
+    """Put a task that left the outbox (a broker had it) into the parking lot; once, however often it is told."""
+    connection.execute(delete(task).where(task.c.message_id == parked.message_id))
+    values = {**parked._asdict(), "message": parked.message.decode(), "state": "parked", "next_at_ms": now_ms}
+    connection.execute(insert(task).values(values))
 
 
 def parked_tasks(connection: Connection, *, limit: int) -> list[ParkedTask]:
     """The first parked tasks by message id."""
     columns = (task.c.message_id, task.c.user_id, task.c.topic, task.c.message, task.c.attempts, task.c.reason)
-    query = select(*columns).where(task.c.state == "parked").order_by(task.c.message_id).limit(limit)
+    query = select(*columns).where(_PARKED).order_by(task.c.message_id).limit(limit)
     rows = connection.execute(query)
     return [ParkedTask(m, user, topic, body_of(body), n, reason) for m, user, topic, body, n, reason in rows]
 
 
 def redrive_tasks(connection: Connection, *, message_id: str | None, now_ms: int) -> int:
-    """Make that parked task, or all of them (None), due at once with no attempt counted; how many.
-
-    They become ``fail``, not ``create``: no memory holds them, so the scan need not give them any grace.
-    """
-    change = update(task).where(task.c.state == "parked").values(state="fail", attempts=0, next_at_ms=now_ms)
+    """Make that parked task, or all of them (None), due at once with no attempt counted; how many."""
+    change = update(task).where(_PARKED).values(state="fail", attempts=0, next_at_ms=now_ms)
     if message_id is not None:
         change = change.where(task.c.message_id == message_id)
     return connection.execute(change).rowcount
+
+
+def drop_tasks(connection: Connection, *, message_id: str | None, limit: int, split: SplitTables) -> int:
+    """Give that parked task up, or the first ``limit`` of all (None); an award that it owed is marked ``fail``."""
+    query = select(task.c.message_id, task.c.user_id, task.c.topic).where(_PARKED).with_for_update()
+    if message_id is not None:
+        query = query.where(task.c.message_id == message_id)
+    dropped = connection.execute(query.order_by(task.c.message_id).limit(limit)).all()
+    for found, user_id, topic in dropped:
+        if topic == SEND_AWARD:
+            record = split.table_of(user_award_record, user_id)
+            owed = (record.c.order_id == found, record.c.award_state == "create")
+            connection.execute(update(record).where(*owed).values(award_state="fail"))
+        connection.execute(delete(task).where(task.c.message_id == found))
+    return len(dropped)
 
 
 def backlog(connection: Connection) -> Backlog:
@@ -52,7 +82,7 @@ def backlog(connection: Connection) -> Backlog:
     waiting = connection.execute(
         select(func.count(), func.min(task.c.next_at_ms)).select_from(task).where(_OPEN)
     ).one()
-    parked = connection.execute(select(func.count()).select_from(task).where(task.c.state == "parked")).scalar_one()
+    parked = connection.execute(select(func.count()).select_from(task).where(_PARKED)).scalar_one()
     return Backlog(waiting[0], waiting[1], parked)
 
 

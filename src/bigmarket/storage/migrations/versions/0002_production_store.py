@@ -43,7 +43,7 @@ def upgrade() -> None:
             "allotted >= 0 AND (total IS NULL OR allotted <= total)", name=op.f("ck_stock_hub_never_overdrawn")
         ),
         sa.PrimaryKeyConstraint("strategy_id", "item_id"),
-        comment="S3: units of a prize (strategy_id 0: of a sku) and how many of them live in shards, if there are several.",
+        comment="S3: units of a prize (strategy_id 0: of a sku) and how many live in shards; several shards only.",
         **CLUSTERED,
     )
     op.create_table(

@@ -1,0 +1,118 @@
+"""The draw's transaction on any engine: the order of its statements, which an engine's own file words.
+
+Guards stay in the statements although the accounts are locked: they are what the promise rests on.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from operator import attrgetter, itemgetter
+
+from bigmarket.activity.quota import Account
+from bigmarket.draw import (
+    AccountKey,
+    Drawn,
+    DrawRequest,
+    GuardMissed,
+    OpenOrder,
+    Outcome,
+    Snapshot,
+    Spending,
+    StockKey,
+)
+from bigmarket.outbox.task import Task
+from bigmarket.storage.bulk import Bulk, Row
+from bigmarket.storage.routing import SplitTables, at, user_first
+
+
+@dataclass(frozen=True, slots=True)
+class DrawStatements:
+    """The templates of one engine (bulk.py). Keys and values stand in the order that ``SqlDrawTx`` gives them in."""
+
+    load_accounts: str
+    load_open_orders: str
+    load_settled: str
+    find_draws: str
+    load_stock: str
+    insert_orders: str
+    insert_records: str
+    insert_tasks: str
+    use_open_order: str
+    take_stock: str
+
+
+class SqlDrawTx(ABC):
+    """``DrawTx`` (draw.py) on an open transaction. ``grace_ms`` is how long new tasks are left to this process."""
+
+    def __init__(self, bulk: Bulk, statements: DrawStatements, *, split: SplitTables, grace_ms: int) -> None:
+        self._bulk = bulk
+        self._sql = statements
+        self._split = split
+        self._grace_ms = grace_ms
+
+    def load(self, requests: Sequence[DrawRequest]) -> Snapshot:
+        """Accounts, open raffle orders and earlier outcomes of the batch's users."""
+        users = sorted({(r.user_id, r.activity_id) for r in requests})  # everybody locks in this order
+        repeats = sorted({(r.user_id, r.request_id) for r in requests if r.request_id is not None})
+        found = self._bulk.select(self._sql.load_accounts, users)
+        accounts: dict[AccountKey, Account] = {(row[0], row[1]): Account(*row[2:]) for row in found}
+        open_orders: dict[AccountKey, list[OpenOrder]] = {}
+        settled: dict[tuple[str, str], Drawn] = {}
+        for suffix, keys in self._split.parts(users, user_first):
+            owed = self._bulk.select(at(self._sql.load_open_orders, suffix), self._open_order_keys(keys))
+            for user_id, activity_id, order_id, day in sorted(owed, key=itemgetter(2)):  # the oldest first
+                open_orders.setdefault((user_id, activity_id), []).append(OpenOrder(order_id, day))
+        for suffix, requested in self._split.parts(repeats, user_first):
+            earlier = self._bulk.select(at(self._sql.load_settled, suffix), requested)
+            settled |= {(row[2], row[0]): Drawn(*row[1:]) for row in earlier}
+        return Snapshot(accounts, open_orders, settled)
+
+    def load_stock(self, wanted: Mapping[StockKey, int]) -> dict[StockKey, int | None]:
+        """Units left by (strategy, award); None is unlimited."""
+        return {(row[0], row[1]): row[2] for row in self._bulk.select(self._sql.load_stock, sorted(wanted))}
+
+    def apply(self, outcome: Outcome) -> None:
+        """Idempotency rows first, hot stock rows last."""
+        by_user = attrgetter("user_id")
+        for suffix, orders in self._split.parts(outcome.orders, by_user):
+            self._bulk.write(at(self._sql.insert_orders, suffix), orders)
+        for suffix, reused in self._split.parts(outcome.reused, by_user):
+            rows = [(ticket.order_id, ticket.request_id) for ticket in reused]
+            self._guarded(at(self._sql.use_open_order, suffix), rows)
+        for suffix, records in self._split.parts(outcome.records, by_user):
+            self._bulk.write(at(self._sql.insert_records, suffix), records)
+        due_ms = outcome.now_ms + self._grace_ms
+        self._bulk.write(self._sql.insert_tasks, [_task_row(task, due_ms) for task in outcome.tasks])
+        self._spend(outcome.spent)
+        self._guarded(self._sql.take_stock, [(*key, units) for key, units in sorted(outcome.taken.items())])
+
+    def find_draws(self, draws: Sequence[Drawn]) -> dict[str, Drawn]:
+        """Those of ``draws`` that exist, by order id."""
+        found: dict[str, Drawn] = {}
+        for suffix, some in self._split.parts(draws, attrgetter("user_id")):
+            rows = self._bulk.select(at(self._sql.find_draws, suffix), [(drawn.order_id,) for drawn in some])
+            found |= {row[0]: Drawn(*row) for row in rows}
+        return found
+
+    def _open_order_keys(self, users: Sequence[AccountKey]) -> Sequence[Row]:
+        """What ``load_open_orders`` looks for."""
+        return users
+
+    @abstractmethod
+    def _spend(self, spent: Mapping[AccountKey, Spending]) -> None:
+        """Take the draws from the accounts. Raises ``GuardMissed`` when one has not enough left."""
+
+    def _guarded(self, template: str, rows: Sequence[Row]) -> None:
+        self._expect(len(rows), self._bulk.write(template, rows), what=template.split(maxsplit=3)[1])
+
+    @staticmethod
+    def _expect(rows: int, changed: int, *, what: str) -> None:
+        if changed != rows:
+            raise GuardMissed(what)
+
+
+def _task_row(task: Task, due_ms: int) -> Row:
+    message_id, user_id, topic, message, attempts = task
+    return (message_id, user_id, topic, message.decode(), attempts, "create", due_ms)

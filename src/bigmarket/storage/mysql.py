@@ -1,0 +1,360 @@
+"""The production store: one database of a MySQL or MariaDB server, or of an engine that speaks as they do.
+
+MariaDB 10.6 or newer, MySQL 8.0.16 or newer: older ones ignore CHECK constraints.
+
+READ COMMITTED, InnoDB, every wait bounded. Two pools: a quick one for draws, deliveries and the edge, whose
+statements may not take long, and a patient one for campaigns, migrations and the doctor.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url, text
+from sqlalchemy import exc as sa_exc
+from sqlalchemy.pool import PoolProxiedConnection
+
+from bigmarket.draw import Drawn, GuardMissed
+from bigmarket.errors import BigmarketError, Contention, OutcomeUnknown, Overloaded, StorageFull, Trouble
+from bigmarket.outbox.parking import ParkedTask
+from bigmarket.outbox.task import GRACE_MS, Backlog, Task, TaskFailure
+from bigmarket.storage import tasks
+from bigmarket.storage.delivery_tx import SqlDeliveryTx
+from bigmarket.storage.mysql_bulk import MySqlBulk
+from bigmarket.storage.mysql_delivery import STATEMENTS as DELIVERY
+from bigmarket.storage.mysql_draw import MySqlDrawTx
+from bigmarket.storage.recharging import SqlRechargeTx
+from bigmarket.storage.routing import WHOLE, SplitTables
+
+LOCK_WAIT_SECONDS = 3
+STATEMENT_SECONDS = 4
+ANSWER_SECONDS = 6  # the socket gives up after that; the server should have done so before
+CONNECT_SECONDS = 2
+POOL_WAIT_SECONDS = 0.25
+POOL_MAX = 24
+PATIENT_MAX = 4
+PATIENT_ANSWER_SECONDS = 3600
+PATIENT_LOCK_WAIT_SECONDS = 10
+MIGRATE_WAIT_SECONDS = 60
+RECYCLE_SECONDS = 1800  # below any server's wait_timeout in use
+JSON_BYTES_MAX = 64 << 20  # MariaDB would cut an aggregated answer at 1 MiB
+
+_LOCK_WAIT_TIMEOUT, _DEADLOCK, _QUERY_LIMITS = 1205, 1213, (1969, 3024, 1317)
+_DUPLICATE = 1062
+_FULL = (1021, 1114, 3675, 1041)
+_LOST = (2002, 2003, 2006, 2013, 2014, 2055, 1053, 1927, 4031, 0)
+_READ_ONLY = (1290, 1792, 1836)
+_NO_ENTRY = (1044, 1045, 1698)
+_NO_DATABASE = 1049
+
+
+class MySqlStore:
+    """The database that ``url`` names (``mysql+pymysql://`` or ``mysql+mysqldb://``).
+
+    New tasks are left to this process for ``grace_ms``; 0 when it does not relay.
+    """
+
+    def __init__(self, url: str, *, split: SplitTables = WHOLE, grace_ms: int = GRACE_MS) -> None:
+        self.url = make_url(url)
+        self.split = split
+        self._grace_ms = grace_ms
+        self._quick = _engine(self.url, pool=POOL_MAX, answer_seconds=ANSWER_SECONDS)
+        self._patient = _engine(self.url, pool=PATIENT_MAX, answer_seconds=PATIENT_ANSWER_SECONDS)
+        self._snapshots = self._patient.execution_options(isolation_level="REPEATABLE READ")
+
+    @contextmanager
+    def drawing(self) -> Iterator[MySqlDrawTx]:
+        """One draw transaction (lanes.py says what may be raised)."""
+        with self._transaction() as cursor:
+            yield self._draw_tx(cursor)
+
+    def find_draws(self, draws: Sequence[Drawn]) -> Mapping[str, Drawn]:
+        """Those of ``draws`` that exist, by order id; waits for a commit that is under way."""
+        with self._transaction() as cursor:
+            return self._draw_tx(cursor).find_draws(draws)
+
+    @contextmanager
+    def delivering(self) -> Iterator[SqlDeliveryTx]:
+        """One delivery transaction."""
+        with self._transaction() as cursor:
+            yield SqlDeliveryTx(MySqlBulk(cursor), DELIVERY, split=self.split)
+
+    @contextmanager
+    def recharging(self, user_id: str) -> Iterator[SqlRechargeTx]:
+        """One recharge transaction."""
+        with self._quickly() as connection:
+            yield SqlRechargeTx(connection, suffix=self.split.suffix_of(user_id))
+
+    def due_tasks(self, now_ms: int, *, limit: int) -> Sequence[Task]:
+        """Tasks that the relay should deliver now."""
+        with self.reading() as connection:
+            return tasks.due_tasks(connection, now_ms=now_ms, limit=limit)
+
+    def finish_tasks(self, message_ids: Sequence[str]) -> None:
+        """Delete tasks that are done."""
+        with self._transaction() as cursor:
+            SqlDeliveryTx(MySqlBulk(cursor), DELIVERY, split=self.split).finish_tasks(message_ids)
+
+    def fail_task(self, failure: TaskFailure) -> None:
+        """Write a failed attempt down."""
+        with self._quickly() as connection:
+            tasks.fail_task(connection, failure)
+
+    def park_task(self, parked: ParkedTask, *, now_ms: int) -> None:
+        """Put a task that left the outbox into the parking lot."""
+        with self._quickly() as connection:
+            tasks.park_task(connection, parked, now_ms=now_ms)
+
+    def parked_tasks(self, *, limit: int) -> Sequence[ParkedTask]:
+        """The first parked tasks by message id."""
+        with self.reading() as connection:
+            return tasks.parked_tasks(connection, limit=limit)
+
+    def redrive_tasks(self, *, message_id: str | None, now_ms: int) -> int:
+        """Make that parked task, or all (None), due now; how many there were."""
+        with self.writing() as connection:
+            return tasks.redrive_tasks(connection, message_id=message_id, now_ms=now_ms)
+
+    def drop_tasks(self, *, message_id: str | None, limit: int) -> int:
+        """Give parked tasks up; how many."""
+        with self.writing() as connection:
+            return tasks.drop_tasks(connection, message_id=message_id, limit=limit, split=self.split)
+
+    def backlog(self) -> Backlog:
+        """How many tasks wait, since when, and how many are parked."""
+        with self.reading() as connection:
+            return tasks.backlog(connection)
+
+    @contextmanager
+    def writing(self) -> Iterator[Connection]:
+        """One write transaction for cold paths; committed when the block ends."""
+        with translated(self.url), self._patient.begin() as connection:
+            yield connection
+
+    @contextmanager
+    def reading(self) -> Iterator[Connection]:
+        """One read transaction with quick queries; it blocks nobody."""
+        with translated(self.url), self._quick.connect() as connection:
+            yield connection
+
+    @contextmanager
+    def examining(self) -> Iterator[Connection]:
+        """One consistent snapshot, without a limit of time; it blocks nobody."""
+        with translated(self.url), self._snapshots.connect() as connection:
+            yield connection
+
+    @contextmanager
+    def migrating(self) -> Iterator[Connection]:
+        """A connection that may change the schema; a named lock of the server lets one process at a time through.
+
+        DDL commits by itself on MySQL, so a migration that breaks half-way is finished by running it again.
+        """
+        name = f"bigmarket.{self.url.database}"[:64]
+        with translated(self.url), self._patient.connect() as connection:
+            if not connection.execute(
+                text("SELECT GET_LOCK(:name, :wait)"), {"name": name, "wait": MIGRATE_WAIT_SECONDS}
+            ).scalar_one():
+                raise Contention(
+                    "Another process has been changing the schema for a minute. Try again when it is done."
+                )
+            connection.commit()
+            try:
+                yield connection
+                connection.commit()
+            finally:
+                connection.rollback()
+                connection.execute(text("DO RELEASE_LOCK(:name)"), {"name": name})
+                connection.commit()
+
+    def clock_ms(self) -> int:
+        """The server's clock."""
+        with self.reading() as connection:
+            return int(connection.execute(text("SELECT CAST(UNIX_TIMESTAMP(NOW(3)) * 1000 AS SIGNED)")).scalar_one())
+
+    def durability_faults(self) -> list[str]:
+        """Settings of the server under which an acknowledged commit could be lost; none when all is well."""
+        with self.reading() as connection:
+            found = connection.execute(text("SHOW GLOBAL VARIABLES")).all()
+        variables = {name.lower(): str(value).upper() for name, value in found}
+        faults = []
+        if (flush := variables.get("innodb_flush_log_at_trx_commit", "1")) != "1":
+            faults.append(f"innodb_flush_log_at_trx_commit is {flush}, not 1")
+        if (double := variables.get("innodb_doublewrite", "ON")) in ("OFF", "0", "DETECT_ONLY"):
+            faults.append(f"innodb_doublewrite is {double}, not ON")
+        if variables.get("log_bin") in ("ON", "1") and (sync := variables.get("sync_binlog", "1")) != "1":
+            faults.append(f"sync_binlog is {sync}, not 1, and the binary log is on")
+        return faults
+
+    def close(self) -> None:
+        """Give every connection back."""
+        self._quick.dispose()
+        self._patient.dispose()
+
+    def _draw_tx(self, cursor: Any) -> MySqlDrawTx:
+        return MySqlDrawTx(MySqlBulk(cursor), split=self.split, grace_ms=self._grace_ms)
+
+    @contextmanager
+    def _quickly(self) -> Iterator[Connection]:
+        """One short write transaction of a cold path."""
+        with translated(self.url), self._quick.begin() as connection:
+            yield connection
+
+    @contextmanager
+    def _transaction(self) -> Iterator[Any]:
+        """A cursor in a transaction of the hot pool: committed when the block ends, rolled back when it raises.
+
+        After a lock wait that took too long the transaction would still be open and half done, so whatever is raised
+        rolls it back. A connection that is lost at the commit leaves its outcome unknown; a connection that cannot
+        even be rolled back is closed, which makes the server do it.
+        """
+        with translated(self.url):
+            connection = self._begun()
+            try:
+                cursor = connection.cursor()
+                yield cursor
+                cursor.close()
+            except BaseException:
+                _give_back(connection)
+                raise
+            try:
+                connection.commit()
+            except Exception as error:
+                connection.invalidate()
+                if _code_of(error) in (_LOCK_WAIT_TIMEOUT, _DEADLOCK):
+                    raise
+                raise OutcomeUnknown(
+                    "The connection was lost at the commit; its outcome is being looked up."
+                ) from error
+            connection.close()
+
+    def _begun(self) -> PoolProxiedConnection:
+        """A connection in a transaction. One that went stale in the pool is replaced, once."""
+        connection = self._quick.raw_connection()
+        try:
+            _begin(connection)
+        except Exception as error:
+            connection.invalidate()
+            if _code_of(error) not in _LOST:
+                raise
+            connection = self._quick.raw_connection()
+            try:
+                _begin(connection)
+            except BaseException:
+                connection.invalidate()
+                raise
+        return connection
+
+
+def _begin(connection: PoolProxiedConnection) -> None:
+    cursor = connection.cursor()
+    cursor.execute("START TRANSACTION")
+    cursor.close()
+
+
+def _give_back(connection: PoolProxiedConnection) -> None:
+    try:
+        connection.rollback()
+    except Exception:  # noqa: BLE001  the connection is gone, and its transaction with it
+        connection.invalidate()
+    else:
+        connection.close()
+
+
+def _engine(url: URL, *, pool: int, answer_seconds: int) -> Engine:
+    patient = answer_seconds == PATIENT_ANSWER_SECONDS
+    engine = create_engine(
+        url,
+        isolation_level="READ COMMITTED",
+        pool_size=pool,
+        max_overflow=0,
+        pool_timeout=POOL_WAIT_SECONDS if not patient else PATIENT_LOCK_WAIT_SECONDS,
+        pool_recycle=RECYCLE_SECONDS,
+        pool_reset_on_return=None,  # every block ends its transaction itself
+        pool_pre_ping=patient,
+        connect_args={
+            "charset": "utf8mb4",
+            "connect_timeout": CONNECT_SECONDS,
+            "read_timeout": answer_seconds,
+            "write_timeout": answer_seconds,
+        },
+    )
+
+    @event.listens_for(engine, "connect")
+    def _prepare(connection: Any, _: object) -> None:
+        cursor = connection.cursor()
+        cursor.execute("SELECT VERSION()")
+        (version,) = cursor.fetchone()
+        cursor.execute("SET NAMES utf8mb4 COLLATE utf8mb4_bin")
+        cursor.execute("SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED")
+        lock_wait = PATIENT_LOCK_WAIT_SECONDS if patient else LOCK_WAIT_SECONDS
+        cursor.execute(f"SET SESSION innodb_lock_wait_timeout = {lock_wait}, sql_mode = 'STRICT_ALL_TABLES'")
+        cursor.execute(f"SET SESSION group_concat_max_len = {JSON_BYTES_MAX}, time_zone = '+00:00'")
+        if not patient:
+            mariadb = "mariadb" in str(version).lower()
+            limit = (
+                ("max_statement_time", STATEMENT_SECONDS)
+                if mariadb
+                else ("max_execution_time", STATEMENT_SECONDS * 1000)
+            )
+            cursor.execute(f"SET SESSION {limit[0]} = {limit[1]}")
+        cursor.close()
+
+    return engine
+
+
+@contextmanager
+def translated(url: URL) -> Iterator[None]:
+    """Turn the driver's errors into ours; whatever fails here was rolled back, so nothing was spent."""
+    try:
+        yield
+    except BigmarketError:
+        raise
+    except sa_exc.TimeoutError as error:
+        raise Overloaded("Every connection to the database is in use; nothing was spent. Try again.") from error
+    except Exception as error:
+        trouble = _trouble_of(error, url)
+        if trouble is None:
+            raise
+        raise trouble from error
+
+
+def _trouble_of(error: Exception, url: URL) -> Exception | None:
+    code = _code_of(error)
+    if code == _DUPLICATE and not isinstance(error, sa_exc.DBAPIError):  # on the hot path: somebody was faster
+        return GuardMissed("a unique key")
+    for codes, kind, words in _TROUBLES:
+        if code in codes:
+            server = f"{url.host}:{url.port or 3306}"
+            return kind(words.format(server=server, user=url.username, database=url.database))
+    return None
+
+
+_TROUBLES: tuple[tuple[tuple[int, ...], type[Trouble], str], ...] = (
+    (
+        (_LOCK_WAIT_TIMEOUT, _DEADLOCK, *_QUERY_LIMITS),
+        Contention,
+        "Others kept the database locked; nothing was spent. Try again.",
+    ),
+    (_FULL, StorageFull, "The database's disk is full; nothing was spent. Free some space, then try again."),
+    (_NO_ENTRY, Trouble, "The database at {server} refuses the user {user}, or its password."),
+    (
+        (_NO_DATABASE,),
+        Trouble,
+        "There is no database {database} at {server}. Make it: CREATE DATABASE `{database}` CHARACTER SET utf8mb4",
+    ),
+    (_READ_ONLY, Trouble, "The database at {server} takes no writes now; nothing was spent."),
+    (_LOST, Trouble, "The database at {server} does not answer; nothing was spent."),
+)
+
+
+def _code_of(error: BaseException) -> int | None:
+    """The number of a driver's error; None when it is none of a driver's; 0 when the connection was closed before."""
+    cause = getattr(error, "orig", None) or error
+    if not any(
+        kind.__name__ == "MySQLError" or kind.__module__.startswith("MySQLdb") for kind in type(cause).__mro__
+    ):
+        return 2013 if isinstance(cause, OSError) else None
+    number = cause.args[0] if cause.args else 0
+    return number if isinstance(number, int) else 0

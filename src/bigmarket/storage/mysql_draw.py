@@ -1,0 +1,115 @@
+"""The draw's statements on MySQL and MariaDB: set-based, guards in the WHERE clause.
+
+Only the accounts are locked when they are read, in key order; under READ COMMITTED every later statement sees what
+others have committed by then. Stock is locked early only where it runs out, so that lanes do not race for the last
+units again and again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from bigmarket.draw import AccountKey, AwardRecordRow, RaffleOrderRow, Spending, StockKey
+from bigmarket.storage.bulk import Row
+from bigmarket.storage.draw_tx import DrawStatements, SqlDrawTx
+from bigmarket.storage.mysql_bulk import MySqlBulk, in_one
+from bigmarket.storage.routing import SplitTables
+
+SCARCE = 1_000  # with fewer units left than that, a batch locks the row before it decides
+
+_ACCOUNT = in_one(
+    "user_id", "activity_id", "total_count", "total_count_surplus", "month", "month_count", "month_count_surplus",
+    "day", "day_count", "day_count_surplus",
+)  # fmt: skip
+_LOAD_ACCOUNTS = f"""
+SELECT {_ACCOUNT} FROM raffle_activity_account WHERE (user_id, activity_id) IN ({{rows}}) FOR UPDATE"""
+
+_LOAD_OPEN_ORDERS = f"""
+SELECT {in_one("user_id", "activity_id", "order_id", "order_day")} FROM user_raffle_order
+WHERE (user_id, activity_id, order_state) IN ({{rows}})"""
+
+_DRAWN = ("r.order_id", "r.user_id", "r.activity_id", "r.award_id", "r.award_title", "r.award_index")
+
+_LOAD_SETTLED = f"""
+SELECT {in_one("o.request_id", *_DRAWN)}
+FROM user_raffle_order AS o JOIN user_award_record AS r ON r.order_id = o.order_id
+WHERE (o.user_id, o.request_id) IN ({{rows}})"""
+
+# It locks, so that it waits for a commit that is still under way instead of missing it.
+_FIND_DRAWS = f"""
+SELECT {in_one(*_DRAWN)} FROM user_award_record AS r WHERE r.order_id IN ({{rows}}) LOCK IN SHARE MODE"""
+
+_STOCK = in_one("strategy_id", "award_id", "alloc - sold")
+_LOAD_STOCK = f"SELECT {_STOCK} FROM award_stock WHERE (strategy_id, award_id) IN ({{rows}})"
+_LOCK_STOCK = f"{_LOAD_STOCK} FOR UPDATE"
+
+_INSERT_ORDERS = f"INSERT INTO user_raffle_order ({', '.join(RaffleOrderRow._fields)}) VALUES {{rows}}"
+
+_INSERT_RECORDS = f"INSERT INTO user_award_record ({', '.join(AwardRecordRow._fields)}) VALUES {{rows}}"
+
+_INSERT_TASKS = """
+INSERT INTO task (message_id, user_id, topic, message, attempts, state, next_at_ms) VALUES {rows}"""
+
+_USE_OPEN_ORDERS = """
+UPDATE {table} AS v STRAIGHT_JOIN user_raffle_order AS o ON o.order_id = CONVERT(v.c1 USING ascii)
+SET o.order_state = 'used', o.request_id = v.c2
+WHERE o.order_state = 'create'"""
+
+# The counters come before their stamps: MySQL works through SET from left to right.
+_MONTH_LEFT = "IF(month = %s, month_count_surplus, month_count)"
+_DAY_LEFT = "IF(day = %s, day_count_surplus, day_count)"
+_SPEND = f"""
+UPDATE raffle_activity_account
+SET total_count_surplus = total_count_surplus - %s,
+    month_count_surplus = {_MONTH_LEFT} - %s, month = %s,
+    day_count_surplus = {_DAY_LEFT} - %s, day = %s
+WHERE total_count_surplus >= %s AND {_MONTH_LEFT} >= %s AND {_DAY_LEFT} >= %s
+  AND (user_id, activity_id) IN ({{rows}})"""
+
+_TAKE_STOCK = """
+UPDATE {table} AS v STRAIGHT_JOIN award_stock AS s ON s.strategy_id = v.c1 AND s.award_id = v.c2
+SET s.sold = s.sold + v.c3
+WHERE s.alloc IS NULL OR s.sold + v.c3 <= s.alloc"""
+
+STATEMENTS = DrawStatements(
+    load_accounts=_LOAD_ACCOUNTS,
+    load_open_orders=_LOAD_OPEN_ORDERS,
+    load_settled=_LOAD_SETTLED,
+    find_draws=_FIND_DRAWS,
+    load_stock=_LOAD_STOCK,
+    insert_orders=_INSERT_ORDERS,
+    insert_records=_INSERT_RECORDS,
+    insert_tasks=_INSERT_TASKS,
+    use_open_order=_USE_OPEN_ORDERS,
+    take_stock=_TAKE_STOCK,
+)
+
+
+class MySqlDrawTx(SqlDrawTx):
+    """``SqlDrawTx`` in MySQL's words."""
+
+    def __init__(self, bulk: MySqlBulk, *, split: SplitTables, grace_ms: int) -> None:
+        super().__init__(bulk, STATEMENTS, split=split, grace_ms=grace_ms)
+        self._rows = bulk
+
+    def load_stock(self, wanted: Mapping[StockKey, int]) -> dict[StockKey, int | None]:
+        """Units left by (strategy, award); rows with few left are locked and read again."""
+        stock = super().load_stock(wanted)
+        scarce = [key for key in sorted(stock) if 0 < (stock[key] or 0) < SCARCE]
+        if scarce:
+            stock |= {(row[0], row[1]): row[2] for row in self._rows.select(_LOCK_STOCK, scarce)}
+        return stock
+
+    def _open_order_keys(self, users: Sequence[AccountKey]) -> Sequence[Row]:
+        return [(*key, "create") for key in users]
+
+    def _spend(self, spent: Mapping[AccountKey, Spending]) -> None:
+        """One statement for all accounts that lose the same number of draws in the same period: mostly one in all."""
+        alike: dict[Spending, list[AccountKey]] = {}
+        for key, spending in spent.items():
+            alike.setdefault(spending, []).append(key)
+        for (draws, (month, day)), keys in alike.items():
+            counters = (draws, month, draws, month, day, draws, day)
+            guards = (draws, month, draws, day, draws)
+            changed = self._rows.write(_SPEND, sorted(keys), before=(*counters, *guards))
+            self._expect(len(keys), changed, what="raffle_activity_account")
