@@ -20,6 +20,7 @@ from amqp import Message
 from bigmarket.bus.rabbitmq import ConsumerStats, RabbitConsumer, RabbitParking, RabbitPublisher, queue_depths
 from bigmarket.bus.rabbitmq.endpoint import endpoint_of
 from bigmarket.bus.rabbitmq.link import Link
+from bigmarket.bus.rabbitmq.topology import BACKOFF_MS as DEFAULT_BACKOFF_MS
 from bigmarket.bus.rabbitmq.topology import DELIVERIES_MAX, queues
 from bigmarket.errors import NotFound, StorageFull, Trouble
 from bigmarket.outbox.task import ATTEMPTS_MAX, Task
@@ -46,8 +47,8 @@ def prefix() -> Iterator[str]:
     unique = f"test-{uuid.uuid4().hex[:12]}."
     yield unique
     link = Link(endpoint_of(URL), name="test clean-up")
-    for queue in queues(unique, TOPICS, backoff_ms=BACKOFF_MS):
-        link._channel.queue_delete(queue)
+    for queue in queues(unique, TOPICS, backoff_ms=[*BACKOFF_MS, *DEFAULT_BACKOFF_MS]):
+        channel_of(link).queue_delete(queue)
     link.close()
 
 
@@ -334,6 +335,50 @@ def test_trouble_counts_against_no_message_and_parks_nothing(
     assert depth(prefix, f"{AWARD}.parked") == 0
 
 
+def test_only_what_is_settled_is_acknowledged_in_trouble(
+    publisher: RabbitPublisher, effects: Effects, consuming: Callable[..., RabbitConsumer]
+) -> None:
+    def handle(tasks: Sequence[Task]) -> None:
+        if len(effects.done) >= 5:
+            raise Trouble("locked")
+        if len(tasks) > 1:
+            raise ValueError("something in here")
+        effects.handle(tasks)
+
+    publisher.publish(tasks_of(50))
+    consumer = consuming(handle=handle)
+    until(lambda: consumer.stats().troubles >= 1)
+    assert consumer.stop(timeout_seconds=WAIT)
+    assert len(effects.done) == 5
+    consuming()
+    until(lambda: len(effects.done) >= 50)
+    assert effects.ids == [task.message_id for task in tasks_of(50)]
+
+
+def test_what_a_lost_connection_delivered_is_forgotten(
+    publisher: RabbitPublisher, effects: Effects, prefix: str
+) -> None:
+    consumer = RabbitConsumer(
+        URL, prefix=prefix, topics=TOPICS, handle=effects.handle, park=effects.park, now_ms=lambda: 0
+    )
+    publisher.publish(tasks_of(10))
+    effects.trouble = Trouble("locked")
+    with pytest.raises(Trouble, match="locked"):
+        consumer._turn()
+    assert len(consumer._inbox) == 10
+    assert consumer._link is not None
+    consumer._link._connection.sock.shutdown(socket.SHUT_RDWR)
+    with pytest.raises(Trouble, match="RabbitMQ at"):
+        consumer._turn()
+    effects.trouble = None
+    while len(effects.done) < 10:
+        consumer._turn()
+    consumer._turn()
+    assert effects.ids == [task.message_id for task in tasks_of(10)]
+    consumer._disconnect()
+    assert depth(prefix, AWARD) == 0
+
+
 def test_a_message_that_troubles_the_machinery_does_not_hold_up_the_rest(
     publisher: RabbitPublisher, effects: Effects, consuming: Callable[..., RabbitConsumer]
 ) -> None:
@@ -434,8 +479,11 @@ def test_what_a_dead_consumer_held_is_delivered_again(
     assert effects.ids == [task.message_id for task in sent]
 
 
-def test_a_message_that_kills_its_consumers_ends_up_parked(publisher: RabbitPublisher, prefix: str) -> None:
-    publisher.publish(tasks_of(1))
+def test_a_message_that_kills_its_consumers_ends_up_parked(
+    publisher: RabbitPublisher, effects: Effects, consuming: Callable[..., RabbitConsumer], prefix: str
+) -> None:
+    deadly = tasks_of(1)[0]
+    publisher.publish([deadly._replace(attempts=3)])
     for _ in range(DELIVERIES_MAX + 1):
         dying = Link(endpoint_of(URL), name="test dying")
         dying.consume(f"{prefix}{AWARD}", tag="t", prefetch=1)
@@ -447,7 +495,9 @@ def test_a_message_that_kills_its_consumers_ends_up_parked(publisher: RabbitPubl
     assert (parked.message_id, parked.topic, parked.message) == (f"{AWARD}-00000", AWARD, b'{"n":0}')
     assert parked.reason == "delivered 20 times, and every time its consumer was lost"
     assert parking.redrive() == 1
-    until(lambda: depth(prefix, AWARD) == 1)
+    assert parking.count() == 0
+    consuming()
+    until(lambda: effects.done == [deadly])
 
 
 def test_what_is_not_understood_is_parked_listed_redriven_and_dropped(

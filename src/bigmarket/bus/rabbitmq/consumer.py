@@ -123,6 +123,7 @@ class RabbitConsumer:
 
     def _turn(self) -> None:
         link = self._connected()
+        link.tick()
         link.read(0 if self._inbox else IDLE_SECONDS)
         self._sort(link)
         while len(self._inbox) < self._batch_max and link.read(0):

@@ -29,12 +29,7 @@ class Sender:
 
     def send(self, messages: Sequence[bytes]) -> None:
         """Send all and wait until each is confirmed. Raises ``Trouble``; any may have been sent by then."""
-        link = self._opened()
-        try:
-            link.publish(messages)
-        finally:
-            if not link.alive:
-                self._link = None
+        self._opened().publish(messages)
 
     def close(self) -> None:
         """Close the link; the next ``send`` opens another."""
