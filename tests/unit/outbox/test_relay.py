@@ -11,11 +11,12 @@ import pytest
 
 from bigmarket.errors import Contention, StorageFull, Trouble
 from bigmarket.outbox.held import Held
-from bigmarket.outbox.relay import BATCH_MAX, GRACE_MS, Relay
+from bigmarket.outbox.relay import ASIDE_MAX, BATCH_MAX, Relay
 from bigmarket.outbox.task import (
     ATTEMPTS_MAX,
     BACKOFF_MAX_MS,
     BACKOFF_MIN_MS,
+    GRACE_MS,
     Task,
     TaskFailure,
     backoff_ms,
@@ -44,6 +45,8 @@ class Outbox:
     poison: set[str] = field(default_factory=set)
     troubled: set[str] = field(default_factory=set)
     trouble: Trouble | None = None
+    scans: int = 0
+    failures: int = 0
     gate: threading.Event = field(default_factory=threading.Event)
 
     def __post_init__(self) -> None:
@@ -52,21 +55,18 @@ class Outbox:
     def now_ms(self) -> int:
         return self.now
 
-    def write(self, count: int, *, prefix: str = "m") -> list[Task]:
+    def write(self, count: int, *, prefix: str = "m", grace_ms: int = GRACE_MS) -> list[Task]:
         tasks = [Task(f"{prefix}{n:05d}", "ann", "send_award", b"{}") for n in range(count)]
-        self.rows |= {task.message_id: Row(task, self.now) for task in tasks}
+        self.rows |= {task.message_id: Row(task, self.now + grace_ms) for task in tasks}
         return tasks
 
-    def due_tasks(self, now_ms: int, *, created_before_ms: int, limit: int) -> Sequence[Task]:
-        due = [
-            row
-            for row in self.rows.values()
-            if (row.state == "fail" and row.next_at_ms <= now_ms)
-            or (row.state == "create" and row.next_at_ms <= created_before_ms)
-        ]
-        return [row.task for row in sorted(due, key=lambda row: row.next_at_ms)[:limit]]
+    def due_tasks(self, now_ms: int, *, limit: int) -> Sequence[Task]:
+        self.scans += 1
+        due = [row for row in self.rows.values() if row.state in ("create", "fail") and row.next_at_ms <= now_ms]
+        return [row.task for row in sorted(due, key=lambda row: row.task.message_id)[:limit]]
 
     def fail_task(self, failure: TaskFailure) -> None:
+        self.failures += 1
         if self.trouble is not None:
             raise self.trouble
         row = self.rows[failure.message_id]
@@ -196,15 +196,88 @@ def test_trouble_counts_as_no_attempt_and_nothing_is_lost(outbox: Outbox, troubl
     relay._turn()
     outbox.trouble = trouble
     relay.offer(outbox.write(300))
-    for _ in range(20):
+    for _ in range(100):
         relay._turn()
     assert outbox.states() == {"create": 300}
     assert relay.waiting == 300
-    assert relay.troubles == 20
+    assert relay.stats().stalled == 1
+    assert relay.troubles == 100
     outbox.trouble = None
     turns(relay)
     assert outbox.states() == {"completed": 300}
     assert {row.task.attempts for row in outbox.rows.values()} == {0}
+    assert relay.stats().stalled == 0
+
+
+def test_an_outage_puts_no_task_off_and_leaves_the_store_in_peace(outbox: Outbox) -> None:
+    relay = relay_of(outbox, held_max=500)
+    outbox.trouble = Trouble("the broker is gone")
+    relay.offer(outbox.write(500))
+    relay.offer(outbox.write(3_000, prefix="n"))  # does not fit
+    outbox.now += GRACE_MS
+    for _ in range(400):
+        scan_now(relay)
+        relay._turn()
+    assert outbox.failures == 0
+    assert {len(batch) for batch in outbox.batches[-300:]} == {1}
+    assert len({batch[0] for batch in outbox.batches[-300:]}) > ASIDE_MAX, "each task has its turn"
+    outbox.batches.clear()
+    outbox.trouble = None
+    turns(relay)
+    assert outbox.states() == {"completed": 3_500}, "without waiting for anything to become due"
+    assert len(outbox.batches) < 60
+
+
+def test_a_short_trouble_puts_off_few_and_briefly(outbox: Outbox) -> None:
+    relay = running(outbox)
+    outbox.trouble = Trouble("gone")
+    relay.offer(outbox.write(300))
+    for _ in range(9 + ASIDE_MAX // 2):
+        relay._turn()
+    outbox.trouble = None
+    turns(relay)
+    assert 0 < outbox.failures <= ASIDE_MAX
+    outbox.now += 2 * BACKOFF_MIN_MS
+    scan_now(relay)
+    turns(relay)
+    assert outbox.states() == {"completed": 300}
+
+
+def test_a_task_alone_in_trouble_is_tried_until_it_goes(outbox: Outbox) -> None:
+    relay = running(outbox)
+    outbox.trouble = Trouble("gone")
+    relay.offer(outbox.write(1))
+    for _ in range(10):
+        relay._turn()
+    assert relay.waiting == 1
+    outbox.trouble = None
+    turns(relay)
+    assert outbox.states() == {"completed": 1}
+    assert outbox.failures == 0
+
+
+def test_several_troublesome_tasks_do_not_hold_up_the_rest(outbox: Outbox) -> None:
+    relay = running(outbox)
+    outbox.troubled = {f"m{n:05d}" for n in (0, 1, 2, 100, 299)}
+    relay.offer(outbox.write(300))
+    for _ in range(200):
+        relay._turn()
+    relay.offer(outbox.write(5, prefix="z"))  # whoever is still aside is proved at fault by these
+    turns(relay)
+    assert outbox.states() == {"completed": 300, "fail": 5}
+
+
+def test_who_may_not_scan_does_not_and_does_not_spin(outbox: Outbox) -> None:
+    allowed = False
+    relay = Relay(outbox, deliver=outbox.deliver, now_ms=outbox.now_ms, may_scan=lambda: allowed, scan_seconds=60.0)
+    outbox.write(10, grace_ms=0)
+    turns(relay)
+    assert outbox.scans == 0
+    assert relay._scan_at > time.monotonic() + 30, "the thread sleeps until then"
+    allowed = True
+    scan_now(relay)
+    turns(relay)
+    assert outbox.states() == {"completed": 10}
 
 
 def test_a_task_that_troubles_the_machinery_does_not_hold_up_the_rest(outbox: Outbox) -> None:
@@ -221,15 +294,16 @@ def test_a_task_that_troubles_the_machinery_does_not_hold_up_the_rest(outbox: Ou
     assert outbox.states() == {"completed": 600}
 
 
-def test_at_start_everything_left_is_found_however_young(outbox: Outbox) -> None:
+def test_what_an_earlier_process_left_is_found(outbox: Outbox) -> None:
     outbox.write(1_000)
+    outbox.now += GRACE_MS
     relay = relay_of(outbox)
     turns(relay)
     assert outbox.states() == {"completed": 1_000}
     assert max(map(len, outbox.batches)) == BATCH_MAX
 
 
-def test_later_scans_leave_young_tasks_to_memory(outbox: Outbox) -> None:
+def test_scans_leave_young_tasks_to_memory(outbox: Outbox) -> None:
     relay = running(outbox)
     outbox.write(5, prefix="elsewhere")
     scan_now(relay)
@@ -249,6 +323,8 @@ def test_what_does_not_fit_is_found_by_the_scan(outbox: Outbox) -> None:
         relay.offer(outbox.write(100, prefix=f"b{n}-"))
     assert relay.waiting == 500
     assert relay.overflows == 5
+    outbox.now += GRACE_MS
+    scan_now(relay)
     turns(relay)
     assert outbox.states() == {"completed": 1_000}
 
@@ -263,6 +339,7 @@ def test_offer_never_waits_for_a_delivery(outbox: Outbox) -> None:
         relay.offer(batch)
     assert time.perf_counter() - started < 1.0
     assert relay.overflows > 0
+    outbox.now += GRACE_MS
     outbox.gate.set()
     until(lambda: outbox.states() == {"completed": 20 * 256})
     assert relay.stop(timeout_seconds=WAIT)
@@ -287,6 +364,7 @@ def test_stop_gives_up_in_time_and_the_next_relay_finds_the_rest(outbox: Outbox)
     assert not first.stop(timeout_seconds=0.1)
     assert time.monotonic() - started < 2.0
     outbox.trouble = None
+    outbox.now += GRACE_MS
     second = relay_of(outbox)
     turns(second)
     assert outbox.states() == {"completed": 300}
