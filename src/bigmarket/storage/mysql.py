@@ -39,6 +39,7 @@ PATIENT_ANSWER_SECONDS = 3600
 PATIENT_LOCK_WAIT_SECONDS = 10
 MIGRATE_WAIT_SECONDS = 60
 RECYCLE_SECONDS = 1800  # below any server's wait_timeout in use
+SQL_MODE = "STRICT_ALL_TABLES"  # and so neither ANSI_QUOTES nor NO_BACKSLASH_ESCAPES
 JSON_BYTES_MAX = 64 << 20  # MariaDB would cut an aggregated answer at 1 MiB
 
 _LOCK_WAIT_TIMEOUT, _DEADLOCK, _QUERY_LIMITS = 1205, 1213, (1969, 3024, 1317)
@@ -289,7 +290,11 @@ def _engine(url: URL, *, pool: int, answer_seconds: int) -> Engine:
         cursor.execute("SET NAMES utf8mb4 COLLATE utf8mb4_bin")
         cursor.execute("SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED")
         lock_wait = PATIENT_LOCK_WAIT_SECONDS if patient else LOCK_WAIT_SECONDS
-        cursor.execute(f"SET SESSION innodb_lock_wait_timeout = {lock_wait}, sql_mode = 'STRICT_ALL_TABLES'")
+        cursor.execute(f"SET SESSION innodb_lock_wait_timeout = {lock_wait}, sql_mode = '{SQL_MODE}'")
+        cursor.execute("SELECT @@SESSION.sql_mode")
+        (sql_mode,) = cursor.fetchone()
+        if sql_mode != SQL_MODE:  # a proxy in between; mysql_literals.py depends on it
+            raise Trouble(f"The database keeps sql_mode {sql_mode!r}, but {SQL_MODE} is needed.")
         cursor.execute(f"SET SESSION group_concat_max_len = {JSON_BYTES_MAX}, time_zone = '+00:00'")
         if not patient:
             mariadb = "mariadb" in str(version).lower()

@@ -1,19 +1,19 @@
 """Statements over many rows at once on MySQL and MariaDB.
 
 Only SQL that every MySQL-compatible engine speaks: lists of row values, multi-row INSERT, UPDATE joined to a derived
-table. The driver fills in the values, so a text is made per number of rows and kept.
+table.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import lru_cache
-from itertools import chain
 from typing import Any, Protocol
 
 from bigmarket.storage.bulk import Row, chunked, decode_rows
+from bigmarket.storage.mysql_literals import literal, literals
 
-_LIST, _TABLE = "{rows}", "{table}"
+_LIST, _TABLE = b"{rows}", b"{table}"
+_KEYS = b") IN ({rows})"  # row values, looked up by a key of several columns
 
 
 class Cursor(Protocol):
@@ -21,7 +21,7 @@ class Cursor(Protocol):
 
     rowcount: int
 
-    def execute(self, query: str, args: Sequence[object]) -> object:
+    def execute(self, query: bytes) -> object:
         """Run a statement."""
         ...
 
@@ -35,23 +35,25 @@ def in_one(*columns: str) -> str:
     return f"JSON_ARRAYAGG(JSON_ARRAY({', '.join(columns)}))"
 
 
-@lru_cache(maxsize=4096)
-def _filled(template: str, rows: int, columns: int) -> str:
-    """The template's ``{rows}`` as ``(%s, %s), (%s, %s), ...``, or its ``{table}`` as a derived ``c1, c2, ...``."""
-    if _TABLE in template:
-        first = ", ".join(f"%s AS c{n}" for n in range(1, columns + 1))
-        rest = f" UNION ALL SELECT {', '.join(['%s'] * columns)}" * (rows - 1)
-        return template.replace(_TABLE, f"(SELECT {first}{rest})")
-    row = f"({', '.join(['%s'] * columns)})"
-    return template.replace(_LIST, ", ".join([row] * rows))
+def filled(template: str, rows: Sequence[Row], before: Row = ()) -> bytes:
+    """The template with its rows: ``{rows}`` as ``(1, "a"), (2, "b")``, ``{table}`` as a derived ``c1, c2, ...``.
+
+    ``before`` are the values of ``%b`` in the template.
+    """
+    text = template.encode()
+    if before:
+        text %= tuple(map(literal, before))
+    if _TABLE in text:
+        first = b", ".join(b"%b AS c%d" % (literal(value), n) for n, value in enumerate(rows[0], start=1))
+        derived = b"(SELECT " + b" UNION ALL SELECT ".join([first, *map(literals, rows[1:])]) + b")"
+        return text.replace(_TABLE, derived)
+    if len(rows) == 1 and _KEYS in text:
+        rows = [*rows, *rows]  # MariaDB finds the key of an UPDATE in a list of two, but not in a list of one
+    return text.replace(_LIST, b"(" + b"),(".join(map(literals, rows)) + b")")
 
 
 class MySqlBulk:
-    """``Bulk`` on the cursor of a connection whose transaction is open.
-
-    A template holds ``{rows}`` (a list of row values) or ``{table}`` (a derived table); values in front of the rows
-    are given as ``before``.
-    """
+    """``Bulk`` on the cursor of a connection whose transaction is open."""
 
     def __init__(self, cursor: Cursor) -> None:
         self._cursor = cursor
@@ -60,20 +62,16 @@ class MySqlBulk:
         """Rows found for any of ``keys``."""
         found: list[list[Any]] = []
         for part in chunked(keys):
-            self._run(template, part)
+            self._cursor.execute(filled(template, part))
             (rows,) = self._cursor.fetchone()
             if rows is not None:  # no row at all
                 found += decode_rows(rows)
         return found
 
     def write(self, template: str, rows: Sequence[Row], *, before: Row = ()) -> int:
-        """Run it over ``rows``; how many rows of the table it changed."""
+        """Run it over ``rows``, with ``before`` in front of them; how many rows of the table it changed."""
         changed = 0
         for part in chunked(rows):
-            self._run(template, part, before)
+            self._cursor.execute(filled(template, part, before))
             changed += self._cursor.rowcount
         return changed
-
-    def _run(self, template: str, rows: Sequence[Row], before: Row = ()) -> None:
-        values = [*before, *chain.from_iterable(rows)]
-        self._cursor.execute(_filled(template, len(rows), len(rows[0])), values)

@@ -56,14 +56,14 @@ SET o.order_state = 'used', o.request_id = v.c2
 WHERE o.order_state = 'create'"""
 
 # The counters come before their stamps: MySQL works through SET from left to right.
-_MONTH_LEFT = "IF(month = %s, month_count_surplus, month_count)"
-_DAY_LEFT = "IF(day = %s, day_count_surplus, day_count)"
+_MONTH_LEFT = "IF(month = %b, month_count_surplus, month_count)"
+_DAY_LEFT = "IF(day = %b, day_count_surplus, day_count)"
 _SPEND = f"""
 UPDATE raffle_activity_account
-SET total_count_surplus = total_count_surplus - %s,
-    month_count_surplus = {_MONTH_LEFT} - %s, month = %s,
-    day_count_surplus = {_DAY_LEFT} - %s, day = %s
-WHERE total_count_surplus >= %s AND {_MONTH_LEFT} >= %s AND {_DAY_LEFT} >= %s
+SET total_count_surplus = total_count_surplus - %b,
+    month_count_surplus = {_MONTH_LEFT} - %b, month = %b,
+    day_count_surplus = {_DAY_LEFT} - %b, day = %b
+WHERE total_count_surplus >= %b AND {_MONTH_LEFT} >= %b AND {_DAY_LEFT} >= %b
   AND (user_id, activity_id) IN ({{rows}})"""
 
 _TAKE_STOCK = """
