@@ -243,7 +243,7 @@ class Relay:
         self._stalled = True
 
     def _out_of_trouble(self) -> None:
-        """Something was delivered: what is set aside is at fault itself, unless so much failed that it was an outage."""
+        """Something was delivered: what is set aside is at fault itself, unless so much was that it was an outage."""
         if self._stalled:
             log.info("delivery goes on", waiting=self.waiting)
         self._stalled = False
@@ -255,7 +255,7 @@ class Relay:
         self._outage = False
 
     def _set_aside(self, task: Task, trouble: Trouble) -> None:
-        """Let others have their try; in an outage the first that was set aside has another when all have had theirs."""
+        """Let others have their try; in an outage the first that was set aside goes back to the end of the queue."""
         self._aside[task.message_id] = (task, trouble)
         if len(self._aside) > ASIDE_MAX:
             self._outage = True

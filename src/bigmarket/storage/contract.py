@@ -77,7 +77,11 @@ class Store(Protocol):
         ...
 
     def writing(self) -> AbstractContextManager[Connection]:
-        """One write transaction for cold paths."""
+        """One write transaction for cold paths, which may take its time."""
+        ...
+
+    def updating(self) -> AbstractContextManager[Connection]:
+        """One short write transaction; a database that does not answer is given up within seconds."""
         ...
 
     def reading(self) -> AbstractContextManager[Connection]:

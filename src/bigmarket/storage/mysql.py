@@ -9,7 +9,7 @@ statements may not take long, and a patient one for campaigns, migrations and th
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url, text
@@ -133,6 +133,10 @@ class MySqlStore:
         """One write transaction for cold paths; committed when the block ends."""
         with translated(self.url), self._patient.begin() as connection:
             yield connection
+
+    def updating(self) -> AbstractContextManager[Connection]:
+        """One short write transaction for cold paths."""
+        return self._quickly()
 
     @contextmanager
     def reading(self) -> Iterator[Connection]:

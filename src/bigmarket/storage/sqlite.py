@@ -185,6 +185,10 @@ class SqliteStore:
         ):
             yield connection
 
+    def updating(self) -> AbstractContextManager[Connection]:
+        """Writes have the same patience here."""
+        return self.writing()
+
     @contextmanager
     def reading(self) -> Iterator[Connection]:
         """One read transaction: a consistent view that blocks nobody."""
