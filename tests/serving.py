@@ -54,7 +54,7 @@ def free_port() -> int:
 @contextmanager
 def serving(home: Path, *, clock: Callable[[], int] = lambda: NOON, **settings: object) -> Iterator[Served]:
     """Serve a new World in ``home`` until the block ends; ``settings`` as in settings.py."""
-    values = {"home": home, "port": free_port(), "relay": False, **settings}
+    values = {"home": home, "port": free_port(), "work": False, **settings}
     checked = load_settings({f"BIGMARKET_{name.upper()}": str(value) for name, value in values.items()})
     set_up_logs(log_format=checked.log_format, log_level="warning")
     waiting = Waiting(deadline_seconds=checked.draw_deadline_seconds)

@@ -12,9 +12,11 @@ from sqlalchemy import text
 from bigmarket.activity.armory import compile_revision, window_ms
 from bigmarket.activity.campaign import Campaign, load_campaign, parse_campaign
 from bigmarket.activity.model import LiveActivity
-from bigmarket.activity.orders import recharge
+from bigmarket.activity.orders import Bundle, recharge
 from bigmarket.app import KIND_CHECKS
+from bigmarket.award.records import SeedOf
 from bigmarket.ids import Ids
+from bigmarket.storage import queries
 from bigmarket.storage.campaigns import Armed, arm, load_live, write_campaign
 from bigmarket.storage.contract import Store
 from bigmarket.storage.doctor import examine
@@ -99,7 +101,7 @@ def give(store: Store, user_id: str, *, sku: int = 11, no: str = "", now_ms: int
     """Credit ``user_id`` with a unit of ``sku``, once per ``no`` (by default once)."""
     with store.reading() as connection:
         live = load_live(connection, {})
-    with store.recharging("") as tx:
+    with store.recharging(user_id) as tx:
         recharge(
             tx,
             user_id=user_id,
@@ -108,7 +110,28 @@ def give(store: Store, user_id: str, *, sku: int = 11, no: str = "", now_ms: int
             now_ms=now_ms,
             order_id=IDS.make(now_ms),
             live=live,
+            bundle_of=bundles(store),
         )
+
+
+def bundles(store: Store) -> Callable[[int], Bundle | None]:
+    """What the skus in ``store`` credit."""
+
+    def bundle_of(sku: int) -> Bundle | None:
+        with store.reading() as connection:
+            return queries.bundle_of(connection, sku)
+
+    return bundle_of
+
+
+def seeds(store: Store) -> SeedOf:
+    """The seeds in ``store``."""
+
+    def seed_of(activity_id: int, epoch: int) -> bytes:
+        with store.reading() as connection:
+            return queries.seed_of(connection, activity_id, epoch)
+
+    return seed_of
 
 
 def count(store: Store, sql: str) -> int:
@@ -124,6 +147,6 @@ def assert_healthy(store: Store, *, now_ms: int = NOON) -> None:
 
 
 __all__ = [
-    "DAY", "EXAMPLES", "HOUR", "IDS", "NOON", "SEED", "SMALL", "assert_healthy", "count", "give", "install",
-    "live_of", "load_campaign", "small_campaign",
+    "DAY", "EXAMPLES", "HOUR", "IDS", "NOON", "SEED", "SMALL", "assert_healthy", "bundles", "count", "give",
+    "install", "live_of", "load_campaign", "seeds", "small_campaign",
 ]  # fmt: skip

@@ -4,26 +4,27 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import pytest
-from sqlalchemy import insert, select, text, update
+from sqlalchemy import Connection, insert, select, text, update
 
 from bigmarket.award.message import SEND_AWARD, SendAward, encode
-from bigmarket.award.records import DeliveryTx, roll_credit
+from bigmarket.award.records import DeliveryTx, RecordKey, roll_credit
 from bigmarket.bus.in_process import InProcessBus
 from bigmarket.credit.model import CreditTrade
 from bigmarket.draw import AwardRecordRow, Outcome
 from bigmarket.errors import Contention, NotFound
 from bigmarket.ids import Ids
 from bigmarket.jobs.consumers import CONSUMERS
-from bigmarket.outbox.parking import parked, redrive
-from bigmarket.outbox.relay import GRACE_MS, Relay
-from bigmarket.outbox.task import ATTEMPTS_MAX, BACKOFF_MAX_MS, Task, failed
+from bigmarket.outbox.parking import ParkedTask, parked, redrive
+from bigmarket.outbox.relay import Relay
+from bigmarket.outbox.task import ATTEMPTS_MAX, BACKOFF_MAX_MS, GRACE_MS, Task, failed
 from bigmarket.storage import schema as t
 from bigmarket.storage.contract import Store
+from support import count, seeds
 
 SEED = b"0123456789abcdef0123456789abcdef"
 NOW = 1_790_000_000_000
@@ -83,7 +84,7 @@ def win(store: Store, count: int, *, users: int = 7) -> list[Task]:
 
 
 def bus_of(store: Any, clock: Clock) -> InProcessBus:
-    return InProcessBus(store, CONSUMERS, now_ms=clock)
+    return InProcessBus(store, CONSUMERS, now_ms=clock, seed_of=seeds(store))
 
 
 def relay_of(store: Store, clock: Clock, *, bus: InProcessBus | None = None) -> Relay:
@@ -117,14 +118,12 @@ BROKEN = {
     "M2 credit without a completed record": """
         SELECT order_id FROM user_credit_order
         WHERE out_business_no NOT IN (SELECT order_id FROM user_award_record WHERE award_state = 'completed')""",
-    "M2 completed task without a completed record": """
-        SELECT message_id FROM task
-        WHERE state = 'completed' AND message_id NOT IN
-            (SELECT order_id FROM user_award_record WHERE award_state = 'completed')""",
+    "M1 record that waits for a task that is gone": """
+        SELECT order_id FROM user_award_record
+        WHERE award_state = 'create' AND order_id NOT IN (SELECT message_id FROM task)""",
     "M2 completed record with its task undone": """
         SELECT message_id FROM task
-        WHERE state <> 'completed' AND message_id IN
-            (SELECT order_id FROM user_award_record WHERE award_state = 'completed')""",
+        WHERE message_id IN (SELECT order_id FROM user_award_record WHERE award_state = 'completed')""",
     "M3 parked without a reason": "SELECT message_id FROM task WHERE state = 'parked' AND reason IS NULL",
 }
 
@@ -149,7 +148,7 @@ def states(store: Store) -> dict[str, int]:
 
 def assert_delivered(store: Store, tasks: Sequence[Task]) -> None:
     assert broken(store) == set()
-    assert states(store) == {"completed": len(tasks)}
+    assert states(store) == {}
     assert credits_of(store).keys() == {task.message_id for task in tasks}
 
 
@@ -233,11 +232,12 @@ def test_a_poison_is_parked_with_its_reason_and_its_neighbours_are_delivered(
     poison = make(store)
     relay.offer(commit(store, [*neighbours[:100], poison, *neighbours[100:]]))
     turns(relay)
-    assert states(store) == {"completed": 255, "fail": 1}
+    assert states(store) == {"fail": 1}
     for _ in range(ATTEMPTS_MAX):
         clock.now += BACKOFF_MAX_MS
         turns(relay)
-    assert states(store) == {"completed": 255, "parked": 1}
+    assert states(store) == {"parked": 1}
+    assert credits_of(store).keys() == {task.message_id for task in neighbours}
     (found,) = parked(store)
     assert (found.message_id, found.attempts, found.message) == (poison.message_id, ATTEMPTS_MAX, poison.message)
     assert found.reason.startswith(reason)
@@ -251,8 +251,8 @@ def test_a_message_without_a_record_is_parked_rather_than_dropped(store: Store, 
         tx.apply(Outcome(NOW, tasks=[task]))
     relay = relay_of(store, clock)
     for _ in range(ATTEMPTS_MAX):
-        turns(relay)
         clock.now += BACKOFF_MAX_MS
+        turns(relay)
     (found,) = parked(store)
     assert "There is no award record" in found.reason
 
@@ -268,7 +268,8 @@ def test_parked_tasks_are_redriven_one_or_all(store: Store, clock: Clock) -> Non
         redrive(store, message_id=tasks[0].message_id, now_ms=clock())
     relay = relay_of(store, clock)
     turns(relay)
-    assert states(store) == {"completed": 1, "parked": 2}
+    assert states(store) == {"parked": 2}
+    assert credits_of(store).keys() == {tasks[0].message_id}
     assert redrive(store, now_ms=clock()) == 2
     turns(relay)
     assert_delivered(store, tasks)
@@ -305,15 +306,12 @@ class KilledTx:
             raise Killed
         return result
 
-    def complete_records(self, order_ids: Sequence[str]) -> set[str]:
-        completed: set[str] = self._step("complete_records", lambda: self.tx.complete_records(order_ids))
+    def complete_records(self, records: Sequence[RecordKey]) -> set[str]:
+        completed: set[str] = self._step("complete_records", lambda: self.tx.complete_records(records))
         return completed
 
     def add_credits(self, trades: Sequence[CreditTrade], *, now_ms: int) -> None:
         self._step("add_credits", lambda: self.tx.add_credits(trades, now_ms=now_ms))
-
-    def seed(self, activity_id: int, *, epoch: int) -> bytes:
-        return self.tx.seed(activity_id, epoch=epoch)
 
     def finish_tasks(self, message_ids: Sequence[str]) -> None:
         self._step("finish_tasks", lambda: self.tx.finish_tasks(message_ids))
@@ -326,6 +324,9 @@ class Wrapped:
     store: Store
     wrap: Callable[[DeliveryTx], Any]
     after_commit: bool = False
+
+    def reading(self) -> AbstractContextManager[Connection]:
+        return self.store.reading()
 
     @contextmanager
     def delivering(self) -> Iterator[Any]:
@@ -347,6 +348,7 @@ def test_a_kill_between_two_steps_leaves_nothing_half_done(store: Store, clock: 
         dying.deliver(tasks)
     assert states(store) == {"create": 50}
     assert credits_of(store) == {}
+    clock.now += GRACE_MS
     turns(relay_of(store, clock))
     assert_delivered(store, tasks)
 
@@ -369,6 +371,7 @@ def test_what_a_dropped_relay_held_is_found_by_the_next(store: Store, clock: Clo
     dropped.offer(tasks)
     dropped._turn()
     assert states(store)["create"] > 0
+    clock.now += GRACE_MS
     turns(relay_of(store, clock))
     assert_delivered(store, tasks)
 
@@ -416,39 +419,76 @@ def test_contention_is_waited_out_without_counting(store: Store, clock: Clock) -
     def deliver(batch: Sequence[Task]) -> None:
         for trouble in troubles:
             raise trouble
+        assert count(store, "SELECT MAX(attempts) FROM task") == 0
         bus_of(store, clock).deliver(batch)
 
     relay = Relay(store, deliver=deliver, now_ms=clock)
     relay.offer(tasks)
     turns(relay)
     assert relay.troubles == 5
+    assert (relay.failed, relay.parked) == (0, 0)
     assert_delivered(store, tasks)
-    with store.reading() as connection:
-        assert connection.execute(text("SELECT MAX(attempts) FROM task")).scalar_one() == 0
 
 
 # --- the outbox's queries -----------------------------------------------------------------------------------------
 
 
-def test_due_tasks_are_those_that_may_go_out_longest_due_first(store: Store, clock: Clock) -> None:
+def test_due_tasks_are_those_whose_time_has_come_oldest_first(store: Store, clock: Clock) -> None:
     rows = {
-        "old": ("create", NOW - 9_000, None),
-        "young": ("create", NOW - 10, None),
-        "due": ("fail", NOW - 20, "x"),
-        "later": ("fail", NOW + 20, "x"),
-        "done": ("completed", NOW - 9_999, None),
-        "stuck": ("parked", NOW - 9_999, "x"),
+        "1 again": ("fail", NOW, "x"),
+        "2 old": ("create", NOW - 9_000, None),
+        "3 young": ("create", NOW + 1, None),
+        "4 later": ("fail", NOW + 20, "x"),
+        "5 stuck": ("parked", NOW - 9_999, "x"),
     }
     with store.writing() as connection:
         for name, (state, next_at_ms, reason) in rows.items():
             values = {"message_id": name, "state": state, "next_at_ms": next_at_ms, "reason": reason}
             connection.execute(insert(t.task).values(user_id="ann", topic="x", message="{}", attempts=0, **values))
-    due = store.due_tasks(clock(), created_before_ms=NOW - 5_000, limit=9)
-    assert [(task.message_id, task.message) for task in due] == [("old", b"{}"), ("due", b"{}")]
-    everything = store.due_tasks(clock(), created_before_ms=NOW, limit=9)
-    assert [task.message_id for task in everything] == ["old", "due", "young"]
-    assert [task.message_id for task in store.due_tasks(clock(), created_before_ms=NOW, limit=2)] == ["old", "due"]
+    due = store.due_tasks(clock(), limit=9)
+    assert [(task.message_id, task.message) for task in due] == [("1 again", b"{}"), ("2 old", b"{}")]
+    clock.now += 20
+    assert [task.message_id[0] for task in store.due_tasks(clock(), limit=9)] == ["1", "2", "3", "4"]
+    assert [task.message_id[0] for task in store.due_tasks(clock(), limit=3)] == ["1", "2", "3"]
     assert store.backlog() == (4, NOW - 9_000, 1)
+
+
+def test_a_task_that_a_broker_gave_back_is_parked_once_and_keeps_its_reason(store: Store, clock: Clock) -> None:
+    (task,) = win(store, 1)
+    given_back = ParkedTask(task.message_id, task.user_id, task.topic, task.message, 3, "nobody could")
+    store.finish_tasks([task.message_id])  # it left for the broker
+    for _ in range(2):
+        store.park_task(given_back, now_ms=clock())
+    assert list(parked(store)) == [given_back]
+    assert store.due_tasks(clock() + GRACE_MS, limit=9) == []
+    assert redrive(store, message_id=task.message_id, now_ms=clock()) == 1
+    assert store.due_tasks(clock(), limit=9) == [task]
+
+
+def test_a_dropped_task_ends_its_award_as_failed_and_nothing_else(store: Store, clock: Clock) -> None:
+    tasks = win(store, 3)
+    with store.writing() as connection:
+        connection.execute(update(t.task).values(state="parked", reason="trial"))
+    assert store.drop_tasks(message_id="nobody", limit=9) == 0
+    assert store.drop_tasks(message_id=tasks[1].message_id, limit=9) == 1
+    assert states(store) == {"parked": 2}
+    assert store.drop_tasks(message_id=None, limit=1) == 1
+    assert [task.message_id for task in parked(store)] == [tasks[2].message_id]
+    record = t.user_award_record.c
+    with store.reading() as connection:
+        found = connection.execute(select(record.award_state).order_by(record.order_id)).scalars().all()
+    assert found == ["fail", "fail", "create"]
+    redrive(store, now_ms=clock())
+    assert store.drop_tasks(message_id=None, limit=9) == 0, "it waits for no person any more"
+    turns(relay_of(store, clock))
+    assert credits_of(store).keys() == {tasks[2].message_id}
+
+
+@pytest.mark.parametrize("size", [1, 255, 256, 257, 700])
+def test_any_number_of_tasks_is_finished_and_no_other(store: Store, clock: Clock, size: int) -> None:
+    tasks, (kept,) = win(store, size), win(store, 1)
+    store.finish_tasks([task.message_id for task in tasks])
+    assert [task.message_id for task in store.due_tasks(clock() + GRACE_MS, limit=9)] == [kept.message_id]
 
 
 # --- teeth: with a protection switched off, the checker must go red -----------------------------------------------
@@ -458,9 +498,9 @@ def test_due_tasks_are_those_that_may_go_out_longest_due_first(store: Store, clo
 class NoRecordGuard(KilledTx):
     """Takes every record for one that was ``create``."""
 
-    def complete_records(self, order_ids: Sequence[str]) -> set[str]:
-        self.tx.complete_records(order_ids)
-        return set(order_ids)
+    def complete_records(self, records: Sequence[RecordKey]) -> set[str]:
+        self.tx.complete_records(records)
+        return {order_id for _, order_id in records}
 
 
 @dataclass
@@ -492,7 +532,8 @@ def test_teeth_without_the_record_guard_and_the_key_credits_double(store: Store,
 def test_teeth_effects_outside_the_transaction_are_lost_by_a_kill(store: Store, clock: Clock) -> None:
     tasks = win(store, 5)
     with store.delivering() as tx:  # the completion commits on its own, then the process dies
-        tx.complete_records([task.message_id for task in tasks])
+        tx.complete_records([(task.user_id, task.message_id) for task in tasks])
+    clock.now += GRACE_MS
     turns(relay_of(store, clock))
     assert "M2 completed record without its credit" in broken(store)
 
@@ -502,7 +543,7 @@ def test_teeth_tasks_finished_before_their_effects_are_lost_by_a_kill(store: Sto
     with store.delivering() as tx:
         tx.finish_tasks([task.message_id for task in tasks])
     turns(relay_of(store, clock))
-    assert "M2 completed task without a completed record" in broken(store)
+    assert broken(store) == {"M1 record that waits for a task that is gone"}
 
 
 def test_teeth_a_balance_moved_without_its_order_is_seen(store: Store, clock: Clock) -> None:

@@ -14,7 +14,7 @@ import pytest
 from bigmarket.draw import Answer, Drawn
 from bigmarket.errors import Contention, OutcomeUnknown, Overloaded, StorageFull, Trouble
 from bigmarket.ids import Ids
-from bigmarket.lanes import LaneSet, LaneSettings
+from bigmarket.lanes import DrawShard, LaneSet, LaneSettings
 from bigmarket.storage.campaigns import load_live
 from bigmarket.storage.contract import Store
 from bigmarket.storage.sqlite import SqliteStore
@@ -36,11 +36,11 @@ def lanes_on(store: Any, *, settings: LaneSettings | None = None) -> LaneSet:
     with store.reading() as connection:
         live = load_live(connection, {})
     return LaneSet(
-        store,
+        [DrawShard(store, lambda _: None)],
+        shard_of=lambda _: 0,
         live=lambda: live,
         now_ms=lambda: NOON,
         ids=Ids(),
-        hand_tasks=lambda _: None,
         settings=settings or LaneSettings(queue_seconds=WAIT),
     )
 
@@ -182,10 +182,10 @@ class _LosesTheCommit(_Wrapped):
             pass
         raise OutcomeUnknown("the connection went")
 
-    def find_draws(self, order_ids: Sequence[str]) -> Mapping[str, Drawn]:
+    def find_draws(self, draws: Sequence[Drawn]) -> Mapping[str, Drawn]:
         if not self.found:
             raise Contention("nobody answers")
-        return self._store.find_draws(order_ids)
+        return self._store.find_draws(draws)
 
 
 def test_a_commit_of_unknown_fate_that_happened_is_answered(store: Store, users: list[str]) -> None:

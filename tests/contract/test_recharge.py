@@ -30,7 +30,7 @@ from bigmarket.ids import Ids
 from bigmarket.storage import schema as t
 from bigmarket.storage.campaigns import load_live
 from bigmarket.storage.contract import Store
-from support import NOON, install, small_campaign
+from support import NOON, bundles, install, small_campaign
 
 SHANGHAI = ZoneInfo("Asia/Shanghai")
 BIG, SCARCE = 11, 12  # 1000 units of 10/10/10 draws; 5 units of 5 draws in all, 4 a month, 2 a day
@@ -62,7 +62,7 @@ def give(
     now_ms: int = NOON,
     wrap: Callable[[RechargeTx], Any] = lambda tx: tx,
 ) -> QuotaOrder:
-    with store.recharging("") as tx:
+    with store.recharging(user_id) as tx:
         return recharge(
             wrap(tx),
             user_id=user_id,
@@ -71,6 +71,7 @@ def give(
             now_ms=now_ms,
             order_id=IDS.make(now_ms),
             live=live,
+            bundle_of=bundles(store),
         )
 
 
@@ -223,8 +224,8 @@ def test_keys_are_read_in_one_form(store: Store, live: Live) -> None:
 )
 def test_bad_input_comes_first(store: Store, live: Live, field: str, value: str | int) -> None:
     values: dict[str, Any] = {"user_id": "ann", "sku": BIG, "out_business_no": "pay-1", field: value}
-    with store.recharging("") as tx, pytest.raises(BadInput, match=field):
-        recharge(tx, **values, now_ms=NOON, order_id=IDS.make(NOON), live=live)
+    with store.recharging("ann") as tx, pytest.raises(BadInput, match=field):
+        recharge(tx, **values, now_ms=NOON, order_id=IDS.make(NOON), live=live, bundle_of=bundles(store))
     assert_nothing_happened(store)
 
 
@@ -408,7 +409,7 @@ class Killed(BaseException):
     """The process ends here."""
 
 
-STEPS = ("find_order", "find_bundle", "insert_order", "load_account", "insert_account", "take_unit")
+STEPS = ("find_order", "has_stock_row", "insert_order", "load_account", "insert_account", "take_unit")
 
 
 @pytest.mark.parametrize("step", STEPS)

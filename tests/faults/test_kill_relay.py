@@ -26,7 +26,7 @@ def test_kills_during_delivery_credit_everybody_exactly_once(tmp_path: Path) -> 
     home, rng = tmp_path / "home", random.Random(5)
     users = set_up(home, users=USERS)
     load = Load([], asks_of(users, each=DRAWS_EACH, rng=rng), clients=32, rng=rng)
-    with ServerProcess(home, relay=False) as drawing:
+    with ServerProcess(home, work=False) as drawing:
         asyncio.run(_draw_all(load, drawing.port))
     with opened(home) as store:
         tasks = undelivered(store)

@@ -20,7 +20,7 @@ UNSAFE = Path(__file__).with_name("unsafe.py")
 
 def unsafe(home: Path, name: str) -> ServerProcess:
     """A server without a protection; without a relay too, as some of them share its connection."""
-    return ServerProcess(home, command=[str(UNSAFE), name], relay=False)
+    return ServerProcess(home, command=[str(UNSAFE), name], work=False)
 
 
 def drawn(server: ServerProcess, asks: Sequence[Ask]) -> Log:
@@ -55,7 +55,7 @@ def test_a_draw_acknowledged_after_its_commit_is_there_after_a_kill(tmp_path: Pa
     home = tmp_path / "home"
     (user,) = set_up(home, users=1)
     asks = [Ask(user, f"r{number}") for number in range(COMMITTED_TOGETHER - 10)]
-    with ServerProcess(home, relay=False) as server:
+    with ServerProcess(home, work=False) as server:
         log = drawn(server, asks)
         server.kill()
     Wreck(home, log.won, number=0).assert_sound()

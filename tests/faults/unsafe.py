@@ -11,8 +11,10 @@ from bigmarket import app
 from bigmarket.api.server import serve
 from bigmarket.draw import DrawRequest, Outcome, Snapshot
 from bigmarket.settings import load_settings
+from bigmarket.storage.routing import WHOLE, SplitTables
 from bigmarket.storage.sqlite import SqliteStore
-from bigmarket.storage.sqlite_draw import SqliteDrawTx
+from bigmarket.storage.sqlite_bulk import SqliteBulk
+from bigmarket.storage.sqlite_draw import STATEMENTS, SqliteDrawTx
 
 COMMITTED_TOGETHER = 50
 
@@ -20,8 +22,8 @@ COMMITTED_TOGETHER = 50
 class CommitsLate(SqliteStore):
     """Acknowledges every batch, but commits only after ``COMMITTED_TOGETHER`` of them."""
 
-    def __init__(self, path: Path) -> None:
-        super().__init__(path)
+    def __init__(self, path: Path, *, split: SplitTables = WHOLE, grace_ms: int = 0) -> None:
+        super().__init__(path, split=split, grace_ms=grace_ms)
         self._batches = 0
 
     @contextmanager
@@ -29,7 +31,7 @@ class CommitsLate(SqliteStore):
         """One batch, inside a transaction that stays open."""
         if not self._writer.in_transaction:
             self._writer.execute("BEGIN IMMEDIATE")
-        yield SqliteDrawTx(self._writer)
+        yield self._draw_tx(self._writer)
         self._batches += 1
         if self._batches % COMMITTED_TOGETHER == 0:
             self._writer.execute("COMMIT")
@@ -42,7 +44,7 @@ class Forgetful(SqliteStore):
     def drawing(self) -> Iterator[SqliteDrawTx]:
         """A real transaction."""
         with self._transaction() as connection:
-            yield ForgetfulTx(connection)
+            yield ForgetfulTx(SqliteBulk(connection), STATEMENTS, split=self.split, grace_ms=0)
 
 
 class ForgetfulTx(SqliteDrawTx):

@@ -21,7 +21,7 @@ from bigmarket.storage.doctor import Finding, examine
 from bigmarket.storage.migrate import migrate
 from bigmarket.storage.sqlite import SqliteStore
 from faults.load import Ask, Log, Won
-from support import IDS, count, install
+from support import IDS, bundles, count, install
 
 DRAIN_SECONDS = 40.0
 
@@ -90,10 +90,18 @@ def credit(store: Store, users: Sequence[str], *, no: str = "first") -> None:
     now = now_ms()
     with store.reading() as connection:
         live = load_live(connection, {})
-    with store.recharging() as tx:
+    with store.recharging("") as tx:
         for user in users:
-            number, order_id = f"{no}-{user}", IDS.make(now)
-            recharge(tx, user_id=user, sku=SKU, out_business_no=number, now_ms=now, order_id=order_id, live=live)
+            recharge(
+                tx,
+                user_id=user,
+                sku=SKU,
+                out_business_no=f"{no}-{user}",
+                now_ms=now,
+                order_id=IDS.make(now),
+                live=live,
+                bundle_of=bundles(store),
+            )
 
 
 def stored_draws(store: Store) -> dict[Ask, Won]:
@@ -134,13 +142,13 @@ def assert_kept(log: Log, store: Store, *, each: int = DRAWS_EACH) -> None:
 
 
 def assert_delivered(store: Store) -> None:
-    """Every task is completed, its credit given exactly once, and the balances are the sum of it all."""
+    """No task is left, every credit was given exactly once, and the balances are the sum of it all."""
     wait_until(lambda: undelivered(store) == 0, seconds=DRAIN_SECONDS)
-    assert count(store, "SELECT COUNT(*) FROM task WHERE state <> 'completed'") == 0
-    tasks = count(store, "SELECT COUNT(*) FROM task")
-    assert tasks == count(store, "SELECT COUNT(*) FROM user_award_record WHERE award_id = 1") > 0
-    assert tasks == count(store, "SELECT COUNT(*) FROM user_credit_order")
-    assert tasks == count(store, "SELECT COUNT(DISTINCT out_business_no) FROM user_credit_order")
+    assert count(store, "SELECT COUNT(*) FROM task") == 0, "none is parked either"
+    owed = count(store, "SELECT COUNT(*) FROM user_award_record WHERE award_id = 1")
+    assert owed > 0
+    assert owed == count(store, "SELECT COUNT(*) FROM user_credit_order")
+    assert owed == count(store, "SELECT COUNT(DISTINCT out_business_no) FROM user_credit_order")
     assert (
         count(store, "SELECT COUNT(*) FROM user_award_record WHERE award_id = 1 AND award_state <> 'completed'") == 0
     )

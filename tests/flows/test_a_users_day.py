@@ -33,7 +33,7 @@ def clock() -> Clock:
 
 @pytest.fixture
 def served(tmp_path: Path, clock: Clock) -> Iterator[Served]:
-    with serving(tmp_path, clock=clock, relay=True) as running:
+    with serving(tmp_path, clock=clock, work=True) as running:
         install_small(running.world)
         yield running
 

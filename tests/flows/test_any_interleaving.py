@@ -33,7 +33,7 @@ from bigmarket.jobs.consumers import CONSUMERS
 from bigmarket.storage.campaigns import load_live
 from bigmarket.storage.migrate import migrate
 from bigmarket.storage.sqlite import SqliteStore
-from support import DAY, HOUR, IDS, NOON, assert_healthy, install, small_campaign
+from support import DAY, HOUR, IDS, NOON, assert_healthy, bundles, install, seeds, small_campaign
 
 SHANGHAI = ZoneInfo("Asia/Shanghai")
 USERS = st.sampled_from(["ann", "bob", "mallory"])
@@ -89,7 +89,7 @@ class Interleaving(RuleBasedStateMachine):
         self.folder = Path(tempfile.mkdtemp(prefix="bigmarket-model-"))
         shutil.copy(cls._template, self.folder / "x.db")
         self.store = SqliteStore(self.folder / "x.db")
-        self.bus = InProcessBus(self.store, CONSUMERS, now_ms=lambda: self.now)
+        self.bus = InProcessBus(self.store, CONSUMERS, now_ms=lambda: self.now, seed_of=seeds(self.store))
         self.now = NOON
         self.users: dict[str, UserModel] = {}
         self.orders: dict[str, tuple[str, int]] = {}
@@ -108,7 +108,7 @@ class Interleaving(RuleBasedStateMachine):
         known = self.orders.get(number)
         left = self.sku_units[sku] - sum(ordered == sku for _, ordered in self.orders.values())
         try:
-            with self.store.recharging("") as tx, self.store.reading() as connection:
+            with self.store.recharging(user) as tx, self.store.reading() as connection:
                 order = recharge(
                     tx,
                     user_id=user,
@@ -117,6 +117,7 @@ class Interleaving(RuleBasedStateMachine):
                     now_ms=self.now,
                     order_id=IDS.make(self.now),
                     live=load_live(connection, {}),
+                    bundle_of=bundles(self.store),
                 )
         except Duplicate:
             assert known is not None
@@ -180,7 +181,7 @@ class Interleaving(RuleBasedStateMachine):
 
     @rule()
     def deliver(self) -> None:
-        tasks = self.store.due_tasks(self.now + 40 * DAY, created_before_ms=self.now + 40 * DAY, limit=256)
+        tasks = self.store.due_tasks(self.now + 40 * DAY, limit=256)
         if tasks:
             self.bus.deliver(tasks)
 
