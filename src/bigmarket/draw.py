@@ -336,38 +336,42 @@ def _write_order(ticket: Ticket, outcome: Outcome) -> None:
 def _write_award(ticket: Ticket, won: Won, outcome: Outcome) -> None:
     activity, revision = ticket.activity, ticket.revision
     sector = revision.wheel.sectors[won.award_id]
-    award = revision.awards[won.award_id]
-    delivery = KINDS[award.kind].delivery
-    outcome.records.append(
-        AwardRecordRow(
-            ticket.order_id,
-            ticket.user_id,
-            activity.activity_id,
-            revision.wheel.strategy_id,
-            won.award_id,
-            sector.title,
-            sector.sort,
-            won.config,
-            "completed" if delivery == "none" else "create",
-            outcome.now_ms,
-            revision.revision_id,
-            activity.epoch,
-            ticket.pick.rolled,
-            f"{ticket.ordinal}/{ticket.ordinal_today}|{won.path}",
-        )
+    delivery = KINDS[revision.awards[won.award_id].kind].delivery
+    record = AwardRecordRow(
+        ticket.order_id,
+        ticket.user_id,
+        activity.activity_id,
+        revision.wheel.strategy_id,
+        won.award_id,
+        sector.title,
+        sector.sort,
+        won.config,
+        "completed" if delivery == "none" else "create",
+        outcome.now_ms,
+        revision.revision_id,
+        activity.epoch,
+        ticket.pick.rolled,
+        f"{ticket.ordinal}/{ticket.ordinal_today}|{won.path}",
     )
+    outcome.records.append(record)
     if delivery == "task":
-        message = SendAward(
-            ticket.user_id,
-            ticket.order_id,
-            activity.activity_id,
-            activity.epoch,
-            won.award_id,
-            award.kind,
-            sector.title,
-            won.config if won.config is not None else award.config,
-        )
-        outcome.tasks.append(Task(ticket.order_id, ticket.user_id, SEND_AWARD, encode(message)))
+        outcome.tasks.append(delivery_task(record, revision))
+
+
+def delivery_task(record: AwardRecordRow, revision: Revision) -> Task:
+    """The task that has a record's award delivered."""
+    award = revision.awards[record.award_id]
+    message = SendAward(
+        record.user_id,
+        record.order_id,
+        record.activity_id,
+        record.epoch,
+        record.award_id,
+        award.kind,
+        record.award_title,
+        record.award_config if record.award_config is not None else award.config,
+    )
+    return Task(record.order_id, record.user_id, SEND_AWARD, encode(message))
 
 
 def answers_to(admissions: Sequence[Admission], outcome: Outcome) -> list[Answer]:

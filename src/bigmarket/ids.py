@@ -33,6 +33,11 @@ class Ids:
         return encode(value)
 
 
+def first_at(ms: int) -> str:
+    """The smallest id of a millisecond: ids from before sort below it."""
+    return encode(ms << _RANDOM_BITS)
+
+
 def encode(value: int) -> str:
     """A 130-bit-wide base 32 text of 26 characters for ``0 <= value < 2**128``."""
     return "".join([_PAIRS[(value >> shift) & 1023] for shift in range(120, -1, -10)])

@@ -46,6 +46,26 @@ def park_task(connection: Connection, parked: ParkedTask, *, now_ms: int) -> Non
     connection.execute(insert(task).values(values))
 
 
+def reopen_tasks(connection: Connection, tasks: Sequence[Task], *, now_ms: int) -> int:
+    """Write tasks anew that were finished, due at once; how many were not there."""
+    ids = select(task.c.message_id).where(task.c.message_id.in_([one.message_id for one in tasks]))
+    there = set(connection.execute(ids).scalars())
+    missing = [one for one in tasks if one.message_id not in there]
+    rows = [
+        {
+            **one._asdict(),
+            "message": one.message.decode(),
+            "state": "fail",
+            "next_at_ms": now_ms,
+            "reason": "no message left",
+        }
+        for one in missing
+    ]
+    if rows:
+        connection.execute(insert(task), rows)
+    return len(rows)
+
+
 def parked_tasks(connection: Connection, *, limit: int) -> list[ParkedTask]:
     """The first parked tasks by message id."""
     columns = (task.c.message_id, task.c.user_id, task.c.topic, task.c.message, task.c.attempts, task.c.reason)
