@@ -17,10 +17,12 @@ from bigmarket.activity.armory import read_revision
 from bigmarket.activity.campaign import campaign_schema, schema_text
 from bigmarket.activity.orders import KEY_MAX, SKU_MAX
 from bigmarket.app import KIND_CHECKS, new_seed, now_ms
-from bigmarket.cli import applying, demo, drawing, results
+from bigmarket.cli import applying, demo, drawing, importing, results
 from bigmarket.cli.console import counting, print_views, warning_lines, working
 from bigmarket.cli.session import Session, Stopped
 from bigmarket.errors import NotFound
+from bigmarket.importing.sources import stage_databases, stage_dumps
+from bigmarket.importing.terms import Options
 from bigmarket.outbox.parking import parked, redrive
 from bigmarket.preview import preview
 from bigmarket.replay import explain as derive_again
@@ -297,6 +299,53 @@ def odds(ctx: typer.Context, activity_id: ActivityId, user: User, as_json: Json 
         results.odds_table(seen),
         as_json=as_json,
     )
+
+
+# --- moving in ----------------------------------------------------------------------------------------------------
+
+
+@app.command("import", rich_help_panel=CARE)
+def import_databases(  # noqa: PLR0917  an option each
+    ctx: typer.Context,
+    urls: Annotated[
+        list[str],
+        typer.Argument(metavar="URL...", help="Its databases, each as mysql://user:password@host/database."),
+    ],
+    repair: importing.Repair = False,
+    undelivered: importing.UndeliveredAwards = None,
+    time_zone: importing.TimeZone = importing.SHANGHAI,
+    no_arm: importing.NoArm = False,
+    dry_run: importing.DryRun = False,
+    as_json: Json = False,
+) -> None:
+    """Bring a live reference installation over; its databases are only read, and nothing is written twice here."""
+    options = importing.options_of(repair, undelivered, time_zone, no_arm=no_arm, dry_run=dry_run, now_ms=now_ms())
+    _import(ctx.obj, lambda staged, say: stage_databases(staged, urls, say=say), options, as_json=as_json)
+
+
+@app.command("import-dump", rich_help_panel=CARE)
+def import_dump(  # noqa: PLR0917  an option each
+    ctx: typer.Context,
+    files: Annotated[
+        list[Path], typer.Argument(metavar="FILE...", help="SQL dumps of all its databases: .sql, or .sql.gz.")
+    ],
+    repair: importing.Repair = False,
+    undelivered: importing.UndeliveredAwards = None,
+    time_zone: importing.TimeZone = importing.SHANGHAI,
+    no_arm: importing.NoArm = False,
+    dry_run: importing.DryRun = False,
+    as_json: Json = False,
+) -> None:
+    """Bring a reference installation over from SQL dumps; no server is needed, and none of the SQL is executed."""
+    options = importing.options_of(repair, undelivered, time_zone, no_arm=no_arm, dry_run=dry_run, now_ms=now_ms())
+    _import(ctx.obj, lambda staged, say: stage_dumps(staged, files, say=say), options, as_json=as_json)
+
+
+def _import(session: Session, fill: importing.Fill, options: Options, *, as_json: bool) -> None:
+    report = importing.bring_over(session, fill, options)
+    session.answer(report.document(), *importing.views(report, session.command_line), as_json=as_json)
+    if report.refused:
+        raise typer.Exit(1)
 
 
 # --- care ---------------------------------------------------------------------------------------------------------

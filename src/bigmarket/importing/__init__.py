@@ -1,0 +1,1 @@
+"""Brings a reference installation over: dumps or live databases are staged, mapped, and written into our stores."""
