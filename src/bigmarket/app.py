@@ -6,7 +6,7 @@ import secrets
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -18,17 +18,24 @@ from bigmarket.activity.orders import Bundle, QuotaOrder, recharge
 from bigmarket.activity.revision import Revision
 from bigmarket.award.kinds import KINDS
 from bigmarket.bus.in_process import InProcessBus
+from bigmarket.bus.published import PublishedBus
+from bigmarket.bus.rabbitmq import RabbitConsumer, RabbitParking, RabbitPublisher, queue_depths
 from bigmarket.errors import BigmarketError, Trouble
 from bigmarket.ids import Ids
+from bigmarket.jobs.backlog import BacklogWatch
 from bigmarket.jobs.consumers import CONSUMERS
+from bigmarket.jobs.schedule import Job, Schedule
+from bigmarket.jobs.work import Work, relay_lease
 from bigmarket.lanes import DrawShard, LaneSet, LaneSettings, Settled, set_futures
-from bigmarket.outbox.relay import Relay
-from bigmarket.outbox.task import GRACE_MS
+from bigmarket.outbox.parking import ParkedTask
+from bigmarket.outbox.relay import SCAN_SECONDS, Relay
+from bigmarket.outbox.task import GRACE_MS, Task
 from bigmarket.settings import Settings
 from bigmarket.storage import queries
 from bigmarket.storage.campaigns import Armed, arm, load_live
 from bigmarket.storage.contract import Store
 from bigmarket.storage.installation import Stores, prepare
+from bigmarket.storage.leases import Leases
 from bigmarket.storage.mysql import MySqlStore
 from bigmarket.storage.routing import Routing, SplitTables
 from bigmarket.storage.sqlite import SqliteStore
@@ -38,6 +45,8 @@ log = structlog.get_logger(__name__)
 REFRESH_SECONDS = 0.25
 STOP_SECONDS = 8.0
 QUEUE_SHARE = 0.35  # of a draw's deadline may pass in the queue; the rest is for its transaction
+WORK_SCAN_SECONDS = 0.2  # where nothing comes from memory, so that every task waits for the scan
+BACKLOG_SECONDS = 5.0
 SEED_BYTES = 32
 SEEDS_KEPT = 1024
 SQLITE = "sqlite:///"
@@ -145,9 +154,9 @@ class Live:
 
 
 class World:
-    """Everything that runs: the databases, the live configuration, the lanes and the relays.
+    """Everything that runs: the databases, the live configuration, the lanes, and the work after the draw.
 
-    As a context manager it starts on entry and drains on exit.
+    As a context manager it starts on entry and drains on exit. Without ``draws`` it has no lanes.
     """
 
     def __init__(
@@ -156,6 +165,7 @@ class World:
         *,
         hand_over: Callable[[Settled], None] = set_futures,
         clock: Callable[[], int] = now_ms,
+        draws: bool = True,
     ) -> None:
         self.settings = settings
         self.now_ms = clock
@@ -163,11 +173,13 @@ class World:
         self.stores = open_stores(settings, relays=settings.work)
         self.live = Live(self.stores.config)
         self.seed_of = lru_cache(maxsize=SEEDS_KEPT)(self._read_seed)  # a seed never changes
-        self.relays = tuple(self._relay_of(shard) for shard in self.stores.shards)
+        self.backlog = BacklogWatch(self.stores.shards, queue_depths=partial(broker_depths, settings), now_ms=clock)
+        self.work = self._new_work(scan_seconds=SCAN_SECONDS if draws else WORK_SCAN_SECONDS)
         self.lanes = LaneSet(
             [
                 DrawShard(shard, relay.offer if settings.work else _leave_to_others)
-                for shard, relay in zip(self.stores.shards, self.relays, strict=True)
+                for shard, relay in zip(self.stores.shards, self.work.relays, strict=True)
+                if draws
             ],
             shard_of=self.stores.routing.shard_of,
             live=lambda: self.live.current,
@@ -185,8 +197,7 @@ class World:
     def __enter__(self) -> Self:
         self.live.start()
         if self.settings.work:
-            for relay in self.relays:
-                relay.start()
+            self.work.start()
         self.lanes.start()
         return self
 
@@ -196,9 +207,7 @@ class World:
         """Drain in order: the lanes answer what is queued, the relays deliver what they hold, connections go back."""
         drained = self.lanes.stop(timeout_seconds=STOP_SECONDS / 2)
         if self.settings.work:
-            give_up_at = time.monotonic() + STOP_SECONDS / 2
-            for relay in self.relays:
-                drained = relay.stop(timeout_seconds=max(0.0, give_up_at - time.monotonic())) and drained
+            drained = self.work.stop(timeout_seconds=STOP_SECONDS / 2) and drained
         self.live.stop()
         if drained:
             self.stores.close()
@@ -227,9 +236,51 @@ class World:
                 bundle_of=self._read_bundle,
             )
 
-    def _relay_of(self, shard: Store) -> Relay:
-        bus = InProcessBus(shard, CONSUMERS, now_ms=self.now_ms, seed_of=self.seed_of)
-        return Relay(shard, deliver=bus.deliver, now_ms=self.now_ms)
+    def _new_work(self, *, scan_seconds: float) -> Work:
+        jobs = self._jobs()
+        names = [relay_lease(index) for index in range(len(self.stores.shards))] + [job.lease for job in jobs]
+        leases = Leases(self.stores.config, names, holder=self.ids.make(self.now_ms()))
+        buses = [InProcessBus(s, CONSUMERS, now_ms=self.now_ms, seed_of=self.seed_of) for s in self.stores.shards]
+        outgoing = [
+            PublishedBus(shard, RabbitPublisher(self.settings.broker, prefix=prefix, topics=CONSUMERS))
+            for shard, prefix in zip(self.stores.shards, broker_prefixes(self.settings), strict=False)
+        ]
+        delivering: Sequence[InProcessBus | PublishedBus] = outgoing or buses
+        relays = [
+            Relay(
+                shard,
+                deliver=bus.deliver,
+                now_ms=self.now_ms,
+                may_scan=partial(leases.holds, relay_lease(index)),
+                scan_seconds=scan_seconds,
+            )
+            for index, (shard, bus) in enumerate(zip(self.stores.shards, delivering, strict=True))
+        ]
+        consumers = [
+            RabbitConsumer(
+                self.settings.broker,
+                prefix=prefix,
+                topics=CONSUMERS,
+                handle=bus.consume,
+                park=partial(self._park, shard),
+                now_ms=self.now_ms,
+                name=f"consumer {index}",
+            )
+            for index, (shard, bus, prefix) in enumerate(
+                zip(self.stores.shards, buses, broker_prefixes(self.settings), strict=False)
+            )
+        ]
+        schedule = Schedule(jobs, fencing_of=leases.fencing, now_ms=self.now_ms)
+        return Work(relays, consumers, schedule, leases, outgoing)
+
+    def _jobs(self) -> list[Job]:
+        """Everything that runs every so often."""
+        return [
+            Job("backlog", BACKLOG_SECONDS, "counts what waits and what is parked, for /metrics", self.backlog.look)
+        ]
+
+    def _park(self, shard: Store, task: Task, reason: str) -> None:
+        shard.park_task(ParkedTask(*task, reason), now_ms=self.now_ms())
 
     def _read_seed(self, activity_id: int, epoch: int) -> bytes:
         with self.stores.config.reading() as connection:
@@ -238,6 +289,32 @@ class World:
     def _read_bundle(self, sku: int) -> Bundle | None:
         with self.stores.config.reading() as connection:
             return queries.bundle_of(connection, sku)
+
+
+def broker_prefixes(settings: Settings) -> list[str]:
+    """What the queues of each shard begin with; none without a broker.
+
+    Every shard has its own queues, so that one whose database is down keeps no message of another's waiting.
+    """
+    prefix, shards = settings.broker_prefix, len(settings.shard_urls)
+    if not settings.broker:
+        return []
+    return [prefix] if shards == 1 else [f"{prefix}{index}." for index in range(shards)]
+
+
+def broker_parkings(settings: Settings) -> list[RabbitParking]:
+    """The broker's parking queues, by shard; none without a broker."""
+    return [RabbitParking(settings.broker, prefix=prefix, topics=CONSUMERS) for prefix in broker_prefixes(settings)]
+
+
+def broker_depths(settings: Settings) -> dict[str, int]:
+    """Messages ready in each of the broker's queues. Raises ``Trouble``."""
+    prefixes = broker_prefixes(settings)
+    return {
+        f"{prefix}{queue}": depth
+        for prefix in prefixes
+        for queue, depth in queue_depths(settings.broker, prefix, CONSUMERS).items()
+    }
 
 
 def _leave_to_others(tasks: Sequence[object]) -> None:

@@ -85,7 +85,7 @@ class Metrics(Collector):
         yield errors
 
     def _relay(self) -> Iterator[Metric]:
-        relay = total_of(self._world.relays)
+        relay = total_of(self._world.work.relays)
         yield _counter("bigmarket_relay_delivered", "Tasks delivered.", relay.delivered)
         yield _counter("bigmarket_relay_failed", "Attempts that failed.", relay.failed)
         yield _counter("bigmarket_relay_parked", "Tasks parked with a reason.", relay.parked)

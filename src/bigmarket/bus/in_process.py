@@ -1,4 +1,8 @@
-"""The embedded bus: a message reaches its consumer within this process, in one transaction with its effects."""
+"""Runs consumers: the effects of a batch of messages are one transaction of one shard.
+
+Embedded, the relay hands its tasks straight to the consumers, and the same transaction finishes them. With a broker
+in between the tasks are finished when it has confirmed them, and its consumers only run the effects.
+"""
 
 from __future__ import annotations
 
@@ -44,10 +48,17 @@ class InProcessBus:
         self._seed_of = seed_of
 
     def deliver(self, tasks: Sequence[Task]) -> None:
-        """Run the consumers and complete the tasks, all or nothing.
+        """Run the consumers and finish the tasks, all or nothing. Raises as ``consume``."""
+        self._run(tasks, finish=True)
+
+    def consume(self, tasks: Sequence[Task]) -> None:
+        """Run the consumers for tasks that left the outbox before, all or nothing.
 
         Raises NotFound for a topic without a consumer, a ``Trouble`` of the store, or what a consumer raises.
         """
+        self._run(tasks, finish=False)
+
+    def _run(self, tasks: Sequence[Task], *, finish: bool) -> None:
         now_ms = self._now_ms()
         topics: dict[str, list[bytes]] = {}
         for task in tasks:
@@ -55,7 +66,8 @@ class InProcessBus:
         with self._store.delivering() as tx:
             for topic, messages in topics.items():
                 self._consumer_of(topic)(tx, messages, now_ms=now_ms, seed_of=self._seed_of)
-            tx.finish_tasks([task.message_id for task in tasks])
+            if finish:
+                tx.finish_tasks([task.message_id for task in tasks])
 
     def _consumer_of(self, topic: str) -> Consumer:
         try:

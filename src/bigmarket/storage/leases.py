@@ -18,7 +18,7 @@ import structlog
 from sqlalchemy import Connection, case, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
-from bigmarket.errors import Trouble
+from bigmarket.errors import Contention, Trouble
 from bigmarket.storage.schema import lease
 
 log = structlog.get_logger(__name__)
@@ -166,7 +166,7 @@ class Leases:
     def _acquired(self) -> dict[str, int]:
         try:
             return acquire(self._store, self._names, holder=self._holder, ttl_ms=self._ttl_ms)
-        except IntegrityError:  # another process wrote the same row for the first time
+        except (IntegrityError, Contention):  # another process wrote the same rows for the first time
             return acquire(self._store, self._names, holder=self._holder, ttl_ms=self._ttl_ms)
 
     def _run(self) -> None:

@@ -1,0 +1,101 @@
+"""The work after the draw: relays, the broker's consumers, jobs, and the leases that say which process does what."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import NamedTuple, Protocol
+
+from bigmarket.jobs.schedule import Schedule
+from bigmarket.outbox.relay import Relay
+from bigmarket.storage.leases import Leases
+
+
+class ConsumerStats(Protocol):
+    """Counters since the start."""
+
+    @property
+    def consumed(self) -> int:
+        """Messages whose effects are committed."""
+        ...
+
+    @property
+    def failed(self) -> int:
+        """Attempts that failed."""
+        ...
+
+    @property
+    def parked(self) -> int:
+        """Messages parked."""
+        ...
+
+    @property
+    def troubles(self) -> int:
+        """Times that the machinery failed."""
+        ...
+
+
+class Part(Protocol):
+    """Anything that runs in threads of its own."""
+
+    def start(self) -> None:
+        """Begin; what it depends on need not be there yet."""
+        ...
+
+    def stop(self, *, timeout_seconds: float) -> bool:
+        """Finish what is in hand; whether that was done in time."""
+        ...
+
+
+class BrokerConsumer(Part, Protocol):
+    """A broker's consumer."""
+
+    def stats(self) -> ConsumerStats:
+        """Counters for metrics."""
+        ...
+
+
+class Outgoing(Protocol):
+    """What a relay delivers by."""
+
+    def close(self) -> None:
+        """Close its connection; call it when nobody delivers any more."""
+        ...
+
+
+class Work(NamedTuple):
+    """``outgoing`` are the connections that the relays deliver by, where a broker is used."""
+
+    relays: Sequence[Relay]
+    consumers: Sequence[BrokerConsumer]
+    schedule: Schedule
+    leases: Leases
+    outgoing: Sequence[Outgoing]
+
+    def start(self) -> None:
+        """Begin."""
+        self.leases.start()
+        parts: list[Part] = [*self.relays, *self.consumers, self.schedule]
+        for part in parts:
+            part.start()
+
+    def stop(self, *, timeout_seconds: float) -> bool:
+        """Drain: no new job, the consumers finish their batch, the relays deliver what they hold, leases are let go.
+
+        Whether all of that was done in time.
+        """
+        give_up_at = time.monotonic() + timeout_seconds
+        drained = True
+        parts: list[Part] = [self.schedule, *self.consumers, *self.relays]
+        for part in parts:
+            drained = part.stop(timeout_seconds=max(0.0, give_up_at - time.monotonic())) and drained
+        self.leases.stop()
+        if drained:
+            for outgoing in self.outgoing:
+                outgoing.close()
+        return drained
+
+
+def relay_lease(shard: int) -> str:
+    """The lease of the process that scans a shard's outbox."""
+    return f"relay:{shard}"
