@@ -1,13 +1,19 @@
-"""Fresh databases for benches: a SQLite file in a folder, or a new database on a MySQL or MariaDB server."""
+"""Fresh databases and queues for benches, and what their servers spend."""
 
 from __future__ import annotations
 
+import os
 import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from amqp import Connection  # type: ignore[import-untyped]
 from sqlalchemy import create_engine, make_url, text
+
+from bigmarket.bus.rabbitmq.endpoint import endpoint_of
+from bigmarket.bus.rabbitmq.topology import BACKOFF_MS, queues
+from bigmarket.jobs.consumers import CONSUMERS
 
 
 @contextmanager
@@ -28,16 +34,29 @@ def fresh_database(server: str | None, *, folder: Path) -> Iterator[str]:
         engine.dispose()
 
 
-def server_cpu_seconds(server: str | None) -> float:
-    """CPU time of the MariaDB or MySQL server of this machine so far; 0 for SQLite, or when it runs elsewhere."""
-    if server is None:
-        return 0.0
+@contextmanager
+def fresh_queues(broker: str | None) -> Iterator[str]:
+    """A prefix for queues that nobody uses; the queues of the awards' topic are deleted afterwards."""
+    prefix = f"bench.{secrets.token_hex(4)}."
+    try:
+        yield prefix
+    finally:
+        if broker is not None:
+            at = endpoint_of(broker)
+            with Connection(at.address, userid=at.user, password=at.password, virtual_host=at.vhost) as connection:
+                for queue in queues(prefix, CONSUMERS, backoff_ms=BACKOFF_MS):
+                    connection.channel().queue_delete(queue)
+
+
+def cpu_seconds_of(*names: str) -> float:
+    """CPU time so far of this machine's processes with one of these names; 0 when there is none."""
+    spent = 0.0
     for stat in Path("/proc").glob("[0-9]*/stat"):
         try:
             name, _, rest = stat.read_text().partition("(")[2].rpartition(")")
         except OSError:  # it has just ended
             continue
-        if name in ("mariadbd", "mysqld"):
+        if name in names:
             fields = rest.split()
-            return (int(fields[11]) + int(fields[12])) / 100
-    return 0.0
+            spent += (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+    return spent

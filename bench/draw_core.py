@@ -31,13 +31,14 @@ from bigmarket.settings import Settings
 from bigmarket.storage.campaigns import load_live
 from bigmarket.storage.doctor import examine
 from campaign import ACTIVITY, prepare, user_names
-from databases import fresh_database, server_cpu_seconds
+from databases import cpu_seconds_of, fresh_database
 from naive_draw import run_naive
 
 WARM_UP_SECONDS = 0.5
 DRAIN_SECONDS = 30.0
 LANES = "lanes"
 SINGLE = "one transaction per draw"
+DATABASE_SERVERS = ("mariadbd", "mysqld")
 NAIVE = "reference flow, 64 connections"
 
 
@@ -128,9 +129,9 @@ def measure(
             settings=settings,
         )
         load.lanes.start()
-        cpu, server_cpu = time.process_time(), server_cpu_seconds(server)
+        cpu, server_cpu = time.process_time(), cpu_seconds_of(*DATABASE_SERVERS)
         measured = load.run(seconds=seconds)
-        cpu, server_cpu = time.process_time() - cpu, server_cpu_seconds(server) - server_cpu
+        cpu, server_cpu = time.process_time() - cpu, cpu_seconds_of(*DATABASE_SERVERS) - server_cpu
         load.lanes.stop(timeout_seconds=DRAIN_SECONDS)
         broken = [f for f in examine(stores.config, now_ms=now_ms()) if not f.ok]
         assert not broken, broken
@@ -152,9 +153,9 @@ def quantiles_ms(latencies: list[float]) -> tuple[float, float, float]:
 def measure_naive(*, server: str, users: list[str], seconds: float, folder: Path) -> Run:
     """The reference's flow, statement by statement."""
     with fresh_database(server, folder=folder) as url:
-        cpu, server_cpu = time.process_time(), server_cpu_seconds(server)
+        cpu, server_cpu = time.process_time(), cpu_seconds_of(*DATABASE_SERVERS)
         latencies, measured, draws = run_naive(url, users=users, seconds=seconds, warm_up=WARM_UP_SECONDS)
-        cpu, server_cpu = time.process_time() - cpu, server_cpu_seconds(server) - server_cpu
+        cpu, server_cpu = time.process_time() - cpu, cpu_seconds_of(*DATABASE_SERVERS) - server_cpu
     p50, p95, p99 = quantiles_ms(latencies)
     rate = len(latencies) / measured
     return Run(NAIVE, rate, p50, p95, p99, cpu / draws * 1e6, server_cpu / draws * 1e6, 1)

@@ -47,11 +47,9 @@ def soak(*, draws: int, users: int, connections: int) -> list[Sample]:
         settings = Settings(home=Path(folder), port=free_port(), log_level="error")
         stores = open_stores(settings)
         prepare(stores.config, user_names(users))
-        stores.close()
         with serving(settings) as server:
             samples = _loaded(settings.port, server.pid, draws=draws, users=users, connections=connections)
-            print(f"\rthe outbox drained in {drain(settings.port):.1f} s           ", file=sys.stderr)
-        stores = open_stores(settings)
+            print(f"\rthe outbox drained in {drain(stores.config):.1f} s           ", file=sys.stderr)
         broken = [finding for finding in examine(stores.config, now_ms=now_ms()) if not finding.ok]
         stores.close()
         assert not broken, broken

@@ -24,6 +24,7 @@ from bigmarket.errors import BigmarketError, Trouble
 from bigmarket.ids import Ids
 from bigmarket.jobs.backlog import BacklogWatch
 from bigmarket.jobs.consumers import CONSUMERS
+from bigmarket.jobs.redelivery import Redelivery
 from bigmarket.jobs.schedule import Job, Schedule
 from bigmarket.jobs.work import Work, relay_lease
 from bigmarket.lanes import DrawShard, LaneSet, LaneSettings, Settled, set_futures
@@ -49,6 +50,9 @@ WORK_SCAN_SECONDS = 0.2  # where nothing comes from memory, so that every task w
 BACKLOG_SECONDS = 5.0
 SEED_BYTES = 32
 SEEDS_KEPT = 1024
+REVISIONS_KEPT = 64
+REDELIVERY_SECONDS = 60.0
+BUSY_MESSAGES = 10_000  # in the broker: consumers lag, so a message may be older than redelivery thinks
 SQLITE = "sqlite:///"
 
 
@@ -275,9 +279,19 @@ class World:
 
     def _jobs(self) -> list[Job]:
         """Everything that runs every so often."""
-        return [
+        jobs = [
             Job("backlog", BACKLOG_SECONDS, "counts what waits and what is parked, for /metrics", self.backlog.look)
         ]
+        if self.settings.broker:
+            lost = Redelivery(
+                self.stores.shards,
+                revision_of=lru_cache(maxsize=REVISIONS_KEPT)(self._read_revision),
+                busy=lambda: sum(broker_depths(self.settings).values()) > BUSY_MESSAGES,
+                now_ms=self.now_ms,
+            )
+            what = "sends awards again whose message the broker lost"
+            jobs.append(Job("redelivery", REDELIVERY_SECONDS, what, lost.run))
+        return jobs
 
     def _park(self, shard: Store, task: Task, reason: str) -> None:
         shard.park_task(ParkedTask(*task, reason), now_ms=self.now_ms())
@@ -285,6 +299,10 @@ class World:
     def _read_seed(self, activity_id: int, epoch: int) -> bytes:
         with self.stores.config.reading() as connection:
             return queries.seed_of(connection, activity_id, epoch)
+
+    def _read_revision(self, activity_id: int, revision_id: str) -> Revision:
+        with self.stores.config.reading() as connection:
+            return queries.revision_of(connection, activity_id, revision_id)
 
     def _read_bundle(self, sku: int) -> Bundle | None:
         with self.stores.config.reading() as connection:

@@ -53,8 +53,8 @@ class Redelivery:
         self._now_ms = now_ms
         self._since_ms = now_ms() - REACH_MS
 
-    def run(self) -> int:
-        """One look; how many awards are sent again."""
+    def run(self, _fencing: int = 0) -> int:
+        """One look, harmless when another process looks too; how many awards are sent again."""
         until_ms = self._now_ms() - AGE_MS
         if until_ms <= self._since_ms or self._busy():
             return 0

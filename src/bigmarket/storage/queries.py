@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from sqlalchemy import Connection, select, text
 
+from bigmarket.activity.armory import read_revision
 from bigmarket.activity.orders import Bundle
 from bigmarket.activity.quota import Account, Counts
+from bigmarket.activity.revision import Revision
 from bigmarket.errors import NotFound
 from bigmarket.storage import schema as t
 
@@ -45,6 +47,16 @@ def seed_of(connection: Connection, activity_id: int, epoch: int) -> bytes:
     if seed is None:
         raise NotFound(f"Activity {activity_id} has no seed epoch {epoch}.")
     return bytes(seed)
+
+
+def revision_of(connection: Connection, activity_id: int, revision_id: str) -> Revision:
+    """A revision of an activity. Raises NotFound."""
+    r = t.activity_revision.c
+    this = (r.activity_id == activity_id, r.revision_id == revision_id)
+    document = connection.execute(select(r.document).where(*this)).scalar_one_or_none()
+    if document is None:
+        raise NotFound(f"Activity {activity_id} has no revision {revision_id}.")
+    return read_revision(document)
 
 
 def stock_left(connection: Connection, strategy_id: int) -> dict[int, int | None]:
