@@ -27,7 +27,7 @@ class Job(NamedTuple):
     name: str
     every_seconds: float
     what: str
-    run: Callable[[int], None]
+    run: Callable[[int], object]
 
     @property
     def lease(self) -> str:
