@@ -12,7 +12,8 @@ from bigmarket.activity.armory import warnings_of
 from bigmarket.activity.campaign import Campaign
 from bigmarket.errors import ConfigurationInvalid, Duplicate, Problem
 from bigmarket.importing import reference as r
-from bigmarket.importing.campaigns import Configuration, Mapped
+from bigmarket.importing.campaigns import Mapped
+from bigmarket.importing.drafting import Configuration
 from bigmarket.importing.report import CampaignResult, Report
 from bigmarket.importing.terms import ActivityFacts, Options, Target, facts_of
 from bigmarket.storage import schema as t

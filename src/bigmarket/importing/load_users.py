@@ -15,13 +15,11 @@ from sqlalchemy import Column, ColumnElement, Connection, Table, insert, or_, se
 from sqlalchemy.exc import IntegrityError
 
 from bigmarket.errors import BigmarketError, Contention
-from bigmarket.importing.points import map_points
-from bigmarket.importing.quota import map_activities
+from bigmarket.importing.mapping import map_user
 from bigmarket.importing.report import Report
 from bigmarket.importing.staging import Staging
-from bigmarket.importing.tasks import pending_awards
 from bigmarket.importing.terms import Target, Terms
-from bigmarket.importing.users import NewRow, UserRows, sort_out
+from bigmarket.importing.users import NewRow, sort_out
 from bigmarket.storage import schema as t
 from bigmarket.storage.contract import Store
 from bigmarket.storage.routing import SplitTables, part_of
@@ -32,7 +30,6 @@ KEYS_PER_QUERY = 500  # an IN list longer than a thousand is refused by some eng
 
 LATE = "its user is here already: what came later is not brought over"
 TAKEN = "its number belongs to another row here"
-RECORD_NOT_HERE = "its award record is not brought over"
 
 #: Tables in the order they are written, with what names a row; an account's row is named by its activity, too.
 _KEYS: Mapping[Table, Column[Any]] = {
@@ -90,15 +87,7 @@ def _mapped_users(staging: Staging, terms: Terms) -> Iterator[MappedUser]:
     for user_id, staged in staging.users():
         found = Report(repair=terms.repair, dry_run=False)
         user = sort_out(user_id, staged, home_of=staging.home_of, report=found)
-        yield MappedUser(user_id, _map_user(user, terms, found), found)
-
-
-def _map_user(user: UserRows, terms: Terms, found: Report) -> list[NewRow]:
-    pending = pending_awards(user, terms, found)
-    rows = [*map_activities(user, terms, found, pending), *map_points(user, terms, found)]
-    for task in pending.values():
-        found.skip("task", reason=RECORD_NOT_HERE, key=task.key)
-    return rows
+        yield MappedUser(user_id, map_user(user, terms, found), found)
 
 
 def _chunks(users: Iterable[MappedUser]) -> Iterator[list[MappedUser]]:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable
 
-from bigmarket.importing.campaigns import Gone, map_campaigns, read_configuration
+from bigmarket.importing.campaigns import map_campaigns, read_configuration
+from bigmarket.importing.drafting import Gone
 from bigmarket.importing.load_campaigns import load_campaigns
 from bigmarket.importing.load_users import load_users
 from bigmarket.importing.report import Report

@@ -15,7 +15,7 @@ Say = Callable[[str], None]
 
 
 def stage_dumps(staging: Staging, files: Sequence[Path], *, say: Say) -> None:
-    """Read the files, in any order. Raises NotFound, or BadInput with file and line."""
+    """Read the files, in any order: databases count by name. Raises NotFound, or BadInput with file and line."""
     rows = 0
     for file in files:
         for row in read_dump(file, wanted=lambda name: place_of(name) is not None):
@@ -28,11 +28,14 @@ def stage_dumps(staging: Staging, files: Sequence[Path], *, say: Say) -> None:
             rows += 1
             if rows % 10_000 == 0:
                 say(f"{rows:,} rows read, {file.name}")
-    _seal(staging, rows, what="these files")
+    _seal(staging, rows, what="these files", by_name=True)
 
 
 def stage_databases(staging: Staging, urls: Sequence[str], *, say: Say) -> None:
-    """Read the databases. Raises BadInput for a URL that is none, Trouble when one cannot be read."""
+    """Read the databases, those of users in the order in which the reference counts them.
+
+    Raises BadInput for a URL that is none, Trouble when one cannot be read.
+    """
     rows = 0
     for url in urls:
         for row in read_database(url):
@@ -43,10 +46,10 @@ def stage_databases(staging: Staging, urls: Sequence[str], *, say: Say) -> None:
             rows += 1
             if rows % 10_000 == 0:
                 say(f"{rows:,} rows read, {row.shard}")
-    _seal(staging, rows, what="these databases")
+    _seal(staging, rows, what="these databases", by_name=False)
 
 
-def _seal(staging: Staging, rows: int, *, what: str) -> None:
+def _seal(staging: Staging, rows: int, *, what: str, by_name: bool) -> None:
     if not rows:
         raise BadInput(f"There is no row of the reference system in {what}.")
-    staging.seal()
+    staging.seal(by_name=by_name)

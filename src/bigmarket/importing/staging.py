@@ -64,14 +64,14 @@ class Staging:
         for pragma in ("journal_mode = OFF", "synchronous = OFF", f"cache_size = -{CACHE_KIB}"):
             self._connection.execute(f"PRAGMA {pragma}")
         self._connection.execute(_SCHEMA)
-        self._shards: set[str] = set()
+        self._shards: list[str] = []  # in the order in which the reference counts them, once sealed
         self._parts: set[str] = set()
         self._waiting: list[tuple[object, ...]] = []
 
     def saw_table(self, place: Place, *, shard: str) -> None:
         """There is such a table, be it empty: how many databases and parts there are tells where users belong."""
-        if place.table not in CONFIGURATION:
-            self._shards.add(shard)
+        if place.table not in CONFIGURATION and shard not in self._shards:
+            self._shards.append(shard)
         if place.part is not None:
             self._parts.add(place.part)
 
@@ -94,9 +94,11 @@ class Staging:
         if len(self._waiting) >= ROWS_PER_WRITE:
             self._flush()
 
-    def seal(self) -> None:
-        """All rows are there."""
+    def seal(self, *, by_name: bool = True) -> None:
+        """All rows are there. The databases of users count in the order of their names, or in which they came."""
         self._flush()
+        if by_name:
+            self._shards.sort()
         self._connection.execute("CREATE INDEX by_user ON staged (user_id)")
 
     def configuration(self) -> Iterator[StagedRow]:
@@ -125,12 +127,12 @@ class Staging:
 
         It looks where its hash leads. If that is none of them, or the source is not whole, the first ones are taken.
         """
-        ranked, pieces = sorted(shards), sorted(parts)
-        all_shards, all_parts = sorted(self._shards), sorted(self._parts) or ["000"]
-        routing = Routing(len(all_shards), len(all_parts))
+        ranked, pieces = sorted(shards, key=self._shards.index), sorted(parts)
+        all_parts = sorted(self._parts) or ["000"]
+        routing = Routing(len(self._shards), len(all_parts))
         if routing.slots & (routing.slots - 1):  # the reference's hash needs a power of two
             return ranked[0], pieces[0] if pieces else None
-        shard, part = all_shards[routing.shard_of(user_id)], all_parts[routing.table_of(user_id)]
+        shard, part = self._shards[routing.shard_of(user_id)], all_parts[routing.table_of(user_id)]
         return (
             shard if shard in ranked else ranked[0],
             part if part in pieces else pieces[0] if pieces else None,
