@@ -21,6 +21,7 @@ from bigmarket.api.errors import NoSuchPath, Unreadable, broken
 from bigmarket.api.metrics import DrawMeter, Metrics
 from bigmarket.api.openapi import components
 from bigmarket.api.reader import ClientGone, Receive
+from bigmarket.api.snapshots import Snapshots
 from bigmarket.app import World
 from bigmarket.errors import BigmarketError, Overloaded
 
@@ -34,18 +35,19 @@ _ABOUT = """A raffle and rewards engine: weighted draws under rules, exactly onc
 Trouble of the machinery is HTTP 503 and never a losing ticket; `Bigmarket-Outcome` then says what was spent."""
 
 
-def build_app(world: World, *, waiting: Waiting) -> App:
-    """The ASGI application that serves ``world``; ``waiting`` is where the world's lanes hand their answers to."""
+def build_app(world: World, *, waiting: Waiting, snapshots: Snapshots | None = None) -> App:
+    """The ASGI application that serves ``world``; ``waiting`` is where the world's lanes hand their answers to.
+
+    ``snapshots`` are the metrics of this service's other workers.
+    """
     meter = DrawMeter()
     keys = ServerKeys(world.settings.server_keys)
     origins = list(world.settings.cors_origins)
     app = FastAPI(title="bigmarket", description=_ABOUT, docs_url=None, redoc_url=None, redirect_slashes=False)
-    app.state.world = world
-    app.state.metrics = Metrics(world, meter)
-    app.state.readiness = health.Readiness(world)
-    app.add_exception_handler(BigmarketError, _on_error)
-    app.add_exception_handler(HTTPException, _on_http_error)
-    app.add_middleware(Cold, keys=keys)
+    metrics = Metrics(world, meter, snapshots=snapshots)
+    if snapshots is not None:
+        snapshots.keep_writing(metrics.own)
+    _equip(app, world, metrics, keys)
     app.add_middleware(
         CORSMiddleware,
         allow_origins=origins,
@@ -57,6 +59,24 @@ def build_app(world: World, *, waiting: Waiting) -> App:
     app.include_router(health.router)
     _add_docs(app, keys)
     return DrawRoute(app, world=world, waiting=waiting, keys=keys, meter=meter, origins=origins)
+
+
+def build_work_app(world: World) -> App:
+    """The ASGI application of a process that does not draw: health and metrics only."""
+    app = FastAPI(title="bigmarket work", openapi_url=None, docs_url=None, redoc_url=None, redirect_slashes=False)
+    _equip(app, world, Metrics(world, DrawMeter()), ServerKeys(world.settings.server_keys))
+    app.include_router(health.router)
+    return app
+
+
+def _equip(app: FastAPI, world: World, metrics: Metrics, keys: ServerKeys) -> None:
+    """What every application has: the World, its health, and our way to answer faults."""
+    app.state.world = world
+    app.state.metrics = metrics
+    app.state.readiness = health.Readiness(world)
+    app.add_exception_handler(BigmarketError, _on_error)
+    app.add_exception_handler(HTTPException, _on_http_error)
+    app.add_middleware(Cold, keys=keys)
 
 
 class Cold:

@@ -11,10 +11,12 @@ from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector,
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from bigmarket.api.snapshots import Snapshots
 from bigmarket.app import World
 from bigmarket.outbox.relay import total_of
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+BACKLOG_LEASE = "job:backlog"
 LATENCY_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
 
 
@@ -33,11 +35,12 @@ class DrawMeter:
 
 
 class Metrics(Collector):
-    """Reads a World and its draw route."""
+    """Reads a World and its draw route; with ``snapshots`` also tells what the service's other workers left there."""
 
-    def __init__(self, world: World, draws: DrawMeter) -> None:
+    def __init__(self, world: World, draws: DrawMeter, *, snapshots: Snapshots | None = None) -> None:
         self._world = world
         self._draws = draws
+        self._snapshots = snapshots
         self._registry = CollectorRegistry()
         ProcessCollector(registry=self._registry)
         PlatformCollector(registry=self._registry)
@@ -45,7 +48,11 @@ class Metrics(Collector):
         self._registry.register(self)
 
     def text(self) -> bytes:
-        """The metrics as Prometheus reads them."""
+        """The metrics of the whole service as Prometheus reads them."""
+        return self.own() if self._snapshots is None else self._snapshots.merged(self.own())
+
+    def own(self) -> bytes:
+        """This process's."""
         return generate_latest(self._registry)
 
     def collect(self) -> Iterator[Metric]:
@@ -53,6 +60,9 @@ class Metrics(Collector):
         yield from self._lanes()
         yield from self._edge()
         yield from self._relay()
+        yield from self._consumers()
+        yield from self._jobs()
+        yield from self._backlog()
 
     def _lanes(self) -> Iterator[Metric]:
         stats = self._world.lanes.stats()
@@ -93,6 +103,58 @@ class Metrics(Collector):
         yield GaugeMetricFamily(
             "bigmarket_relay_lag_seconds", "Age of the oldest of them.", value=relay.lag_ms / 1000
         )
+        yield _counter("bigmarket_relay_troubles", "Deliveries that the machinery failed.", relay.troubles)
+        yield GaugeMetricFamily(
+            "bigmarket_relay_stalled", "Shards whose last delivery the machinery failed.", value=relay.stalled
+        )
+
+    def _consumers(self) -> Iterator[Metric]:
+        stats = [consumer.stats() for consumer in self._world.work.consumers]
+        if not stats:
+            return
+        yield _counter("bigmarket_consumed", "Messages whose effects are committed.", sum(s.consumed for s in stats))
+        yield _counter("bigmarket_consumer_failed", "Attempts that failed.", sum(s.failed for s in stats))
+        yield _counter("bigmarket_consumer_parked", "Messages parked.", sum(s.parked for s in stats))
+        yield _counter(
+            "bigmarket_consumer_troubles", "Times that the machinery failed.", sum(s.troubles for s in stats)
+        )
+
+    def _jobs(self) -> Iterator[Metric]:
+        leases = GaugeMetricFamily("bigmarket_lease", "1: this process does it.", labels=["name"])
+        for name in sorted(self._world.work.leases.held()):
+            leases.add_metric([name], 1)
+        yield leases
+        runs = CounterMetricFamily("bigmarket_job_runs", "Runs that succeeded.", labels=["job"])
+        failures = CounterMetricFamily("bigmarket_job_failures", "Runs that failed.", labels=["job"])
+        last = GaugeMetricFamily("bigmarket_job_success_time_seconds", "When it last succeeded.", labels=["job"])
+        for job in self._world.work.schedule.stats():
+            runs.add_metric([job.name], job.successes)
+            failures.add_metric([job.name], job.failures)
+            if job.succeeded_ms is not None:
+                last.add_metric([job.name], job.succeeded_ms / 1000)
+        yield from (runs, failures, last)
+
+    def _backlog(self) -> Iterator[Metric]:
+        """Told by the process that counts it; the others have nothing to say."""
+        sample = self._world.backlog.latest
+        if sample is None or not self._world.work.leases.holds(BACKLOG_LEASE):
+            return
+        waiting = GaugeMetricFamily("bigmarket_outbox_waiting", "Tasks not delivered.", labels=["shard"])
+        lag = GaugeMetricFamily("bigmarket_outbox_lag_seconds", "How long the oldest is due.", labels=["shard"])
+        parked = GaugeMetricFamily("bigmarket_parked", "Tasks and messages that wait for a person.", labels=["where"])
+        for index, shard in enumerate(sample.shards):
+            late_ms = 0 if shard.oldest_ms is None else max(0, sample.at_ms - shard.oldest_ms)
+            waiting.add_metric([str(index)], shard.waiting)
+            lag.add_metric([str(index)], late_ms / 1000)
+            parked.add_metric([f"shard {index}"], shard.parked)
+        queued = GaugeMetricFamily("bigmarket_broker_messages", "Messages ready in the broker.", labels=["queue"])
+        for queue, depth in sample.queues.items():
+            queued.add_metric([queue], depth)
+        if sample.queues:
+            dead = sum(depth for queue, depth in sample.queues.items() if queue.endswith(".parked"))
+            parked.add_metric(["broker"], dead)
+            yield queued
+        yield from (waiting, lag, parked)
 
 
 def _counter(name: str, text: str, value: float) -> CounterMetricFamily:

@@ -1,4 +1,7 @@
-"""``serve``: one process, one event loop, the World's threads beside it; drains on SIGTERM and ends with 0."""
+"""``serve`` and ``work``: one process, one event loop, the World's threads beside it; drains on SIGTERM, ends with 0.
+
+supervisor.py makes several processes of it.
+"""
 
 from __future__ import annotations
 
@@ -7,16 +10,18 @@ import signal
 import socket
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 
 import structlog
 import uvicorn
 from anyio import to_thread
 
-from bigmarket.api.application import build_app
+from bigmarket.api.application import build_app, build_work_app
 from bigmarket.api.draw_route import Waiting
+from bigmarket.api.listening import listening, url_of, warn_if_open
+from bigmarket.api.snapshots import Snapshots
 from bigmarket.app import World
-from bigmarket.errors import Trouble
+from bigmarket.lanes import set_futures
 from bigmarket.logs import set_up_logs
 from bigmarket.settings import Settings
 
@@ -38,59 +43,59 @@ def serve(settings: Settings, *, ready: Ready | None = None) -> int:
     """
     set_up_logs(log_format=settings.log_format, log_level=settings.log_level)
     with listening(settings) as listener:
-        waiting = Waiting(deadline_seconds=settings.draw_deadline_seconds)
-        with World(settings, hand_over=waiting.hand_over) as world:
-            server = Server(world, waiting, ready=ready)
-            _warn_if_open(settings)
-            with _stopped_by_signals(server), _frozen():
-                server.run(sockets=[listener])
+        warn_if_open(settings)
+        run(settings, listener, ready=ready)
     return 0
 
 
-@contextmanager
-def listening(settings: Settings) -> Iterator[socket.socket]:
-    """The socket to listen on: the address is ours from now on, but nobody is let in before the server is ready."""
-    with ExitStack() as opened:
-        try:
-            listener = opened.enter_context(_bound(settings.host, settings.port))
-        except OSError as error:
-            where = f"{settings.host}, port {settings.port}"
-            raise Trouble(f"Cannot listen on {where}: {error.strerror}. {_fix(error, settings.port)}") from error
-        yield listener
+def work(settings: Settings, *, ready: Ready | None = None) -> int:
+    """Relay, consume and run jobs until SIGTERM or SIGINT, without draws; health and metrics are served.
+
+    Returns the exit code. Raises as ``serve``.
+    """
+    set_up_logs(log_format=settings.log_format, log_level=settings.log_level)
+    with listening(settings) as listener:
+        run(settings.model_copy(update={"work": True}), listener, ready=ready, draws=False)
+    return 0
 
 
-def _bound(host: str, port: int) -> socket.socket:
-    family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0][0]
-    listener = socket.socket(family)
-    try:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind((host, port))
-    except OSError:
-        listener.close()
-        raise
-    return listener
-
-
-def _fix(error: OSError, port: int) -> str:
-    if isinstance(error, socket.gaierror):
-        return "Set BIGMARKET_HOST to an address of this machine."
-    if isinstance(error, PermissionError):
-        return "Set BIGMARKET_PORT to a port above 1023."
-    return f"Stop what uses it, or set BIGMARKET_PORT to another port, such as {port % 65_535 + 1}."
+def run(
+    settings: Settings,
+    listener: socket.socket,
+    *,
+    ready: Ready | None = None,
+    draws: bool = True,
+    snapshots: Snapshots | None = None,
+) -> None:
+    """A World and its server on ``listener``, until a signal stops them; ``snapshots`` are other workers' metrics."""
+    waiting = Waiting(deadline_seconds=settings.draw_deadline_seconds) if draws else None
+    hand_over = waiting.hand_over if waiting is not None else set_futures
+    with World(settings, hand_over=hand_over, draws=draws) as world:
+        server = Server(world, waiting, ready=ready, snapshots=snapshots)
+        with _stopped_by_signals(server), _frozen():
+            server.run(sockets=[listener])
 
 
 class Server(uvicorn.Server):
-    """uvicorn around a World; says when it is ready, and leaves the signals to ``serve``."""
+    """uvicorn around a World; says when it is ready, and leaves the signals to ``run``.
 
-    def __init__(self, world: World, waiting: Waiting, *, ready: Ready | None = None) -> None:
-        settings = world.settings
+    ``waiting`` is where the lanes answer to; None for a World that does not draw.
+    """
+
+    def __init__(
+        self,
+        world: World,
+        waiting: Waiting | None,
+        *,
+        ready: Ready | None = None,
+        snapshots: Snapshots | None = None,
+    ) -> None:
         self._waiting = waiting
         self._ready = ready
-        host = f"[{settings.host}]" if ":" in settings.host else settings.host
-        self.url = f"http://{host}:{settings.port}"
+        self.url = url_of(world.settings)
         super().__init__(
             uvicorn.Config(
-                build_app(world, waiting=waiting),
+                build_work_app(world) if waiting is None else build_app(world, waiting=waiting, snapshots=snapshots),
                 interface="asgi3",
                 loop="auto",  # uvloop where there is one
                 http="httptools",
@@ -110,10 +115,11 @@ class Server(uvicorn.Server):
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Begin to answer."""
         to_thread.current_default_thread_limiter().total_tokens = COLD_THREADS
-        self._waiting.start()
+        if self._waiting is not None:
+            self._waiting.start()
         await super().startup(sockets)
         if self.started:
-            log.info("serving", url=self.url, docs=f"{self.url}/docs")
+            log.info("working" if self._waiting is None else "serving", url=self.url)
             if self._ready is not None:
                 self._ready(self.url)
 
@@ -163,12 +169,3 @@ def _frozen() -> Iterator[None]:
         yield
     finally:
         gc.unfreeze()
-
-
-def _warn_if_open(settings: Settings) -> None:
-    if not settings.server_keys:
-        log.warning(
-            "THE API IS OPEN: anyone on this machine can draw for any user and arm activities. "
-            "Set BIGMARKET_SERVER_KEYS to change that.",
-            listens_on=settings.host,
-        )

@@ -69,10 +69,31 @@ def options(
 
 
 @app.command(rich_help_panel=RUN)
-def serve(ctx: typer.Context, as_json: Json = False) -> None:
+def serve(
+    ctx: typer.Context,
+    workers: Annotated[
+        int | None,
+        typer.Option("--workers", metavar="N", min=1, max=64, help="Processes, in place of BIGMARKET_WORKERS."),
+    ] = None,
+    work: Annotated[
+        bool | None,
+        typer.Option("--work/--no-work", help="Also deliver and run jobs, in place of BIGMARKET_WORK."),
+    ] = None,
+    as_json: Json = False,
+) -> None:
     """Serve the HTTP API until SIGTERM or Ctrl-C; logs go to stderr."""
     session: Session = ctx.obj
+    session.workers, session.work = workers, work
     _serve(session, lambda url: session.answer({"url": url}, as_json=as_json))
+
+
+@app.command("work", rich_help_panel=RUN)
+def run_work(ctx: typer.Context, as_json: Json = False) -> None:
+    """Deliver what draws won and run the jobs, without serving draws; health and metrics answer at the port."""
+    from bigmarket.api.server import work  # noqa: PLC0415  slow to import
+
+    session: Session = ctx.obj
+    raise typer.Exit(work(session.settings(), ready=lambda url: session.answer({"url": url}, as_json=as_json)))
 
 
 @app.command("demo", rich_help_panel=RUN)
@@ -98,9 +119,14 @@ def run_demo(
 
 
 def _serve(session: Session, ready: Callable[[str], None]) -> None:
+    settings = session.settings()
+    if settings.workers > 1:
+        from bigmarket.api.supervisor import supervise  # noqa: PLC0415  the parent needs nothing of the server
+
+        raise typer.Exit(supervise(settings, ready=ready))
     from bigmarket.api.server import serve  # noqa: PLC0415  slow to import, and only these two commands need it
 
-    raise typer.Exit(serve(session.settings(), ready=ready))
+    raise typer.Exit(serve(settings, ready=ready))
 
 
 @app.command(rich_help_panel=RUN)

@@ -27,14 +27,17 @@ class Session:
 
     def __init__(self) -> None:
         self.home: Path | None = None
+        self.workers: int | None = None
+        self.work: bool | None = None
         self.debug = False
         self.answered = False
 
     def settings(self) -> Settings:
-        """The settings of this process, ``--home`` included; logging is set up by them, on stderr."""
+        """The settings of this process, those given as options included; logging is set up by them, on stderr."""
         environment = dict(os.environ)
-        if self.home is not None:
-            environment[f"{PREFIX}HOME"] = str(self.home)
+        for name, given in (("HOME", self.home), ("WORKERS", self.workers), ("WORK", self.work)):
+            if given is not None:
+                environment[f"{PREFIX}{name}"] = str(given)
         settings = load_settings(environment)
         level = "warning" if settings.log_level in _ROUTINE_LEVELS else settings.log_level
         set_up_logs(log_format=settings.log_format, log_level=level)

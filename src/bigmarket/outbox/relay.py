@@ -31,6 +31,7 @@ log = structlog.get_logger(__name__)
 BATCH_MAX = 256
 HELD_MAX = 20_000
 SCAN_SECONDS = 1.0
+ASK_SECONDS = 0.2  # who may not scan looks so often whether it may now
 ASIDE_MAX = 16  # so many tasks in trouble one after the other are an outage, not faults of their own
 LOG_SECONDS = 10.0  # an outage is told once in this time
 LINGER_SECONDS = 0.05  # a batch that is not full waits for more this long, so that the draws see fewer commits
@@ -191,9 +192,10 @@ class Relay:
         lagging = len(self._held) > BATCH_MAX  # a scan would mostly find what memory holds
         if self._stopping or lagging or time.monotonic() < self._scan_at:
             return ()
-        self._scan_at = time.monotonic() + self._scan_seconds
         if not self._may_scan():
+            self._scan_at = time.monotonic() + min(self._scan_seconds, ASK_SECONDS)
             return ()
+        self._scan_at = time.monotonic() + self._scan_seconds
         limit = self._batch_max + len(self._aside)
         try:
             due = self._store.due_tasks(self._now_ms(), limit=limit)
