@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from zoneinfo import ZoneInfo
 
-from sqlalchemy import text
+from sqlalchemy import select, text
 
 from bigmarket.activity.armory import compile_revision, window_ms
 from bigmarket.activity.campaign import Campaign, load_campaign, parse_campaign
@@ -20,6 +20,7 @@ from bigmarket.storage import queries
 from bigmarket.storage.campaigns import Armed, arm, load_live, write_campaign
 from bigmarket.storage.contract import Store
 from bigmarket.storage.doctor import examine
+from bigmarket.storage.schema import raffle_activity_sku
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 SEED = b"0123456789abcdef0123456789abcdef"
@@ -101,6 +102,7 @@ def give(store: Store, user_id: str, *, sku: int = 11, no: str = "", now_ms: int
     """Credit ``user_id`` with a unit of ``sku``, once per ``no`` (by default once)."""
     with store.reading() as connection:
         live = load_live(connection, {})
+    bundle_of = bundles(store)
     with store.recharging(user_id) as tx:
         recharge(
             tx,
@@ -110,18 +112,15 @@ def give(store: Store, user_id: str, *, sku: int = 11, no: str = "", now_ms: int
             now_ms=now_ms,
             order_id=IDS.make(now_ms),
             live=live,
-            bundle_of=bundles(store),
+            bundle_of=bundle_of,
         )
 
 
 def bundles(store: Store) -> Callable[[int], Bundle | None]:
-    """What the skus in ``store`` credit."""
-
-    def bundle_of(sku: int) -> Bundle | None:
-        with store.reading() as connection:
-            return queries.bundle_of(connection, sku)
-
-    return bundle_of
+    """What the skus in ``store`` credit now."""
+    with store.reading() as connection:
+        skus = connection.execute(select(raffle_activity_sku.c.sku)).scalars().all()
+        return {sku: queries.bundle_of(connection, sku) for sku in skus}.get
 
 
 def seeds(store: Store) -> SeedOf:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import random
 import secrets
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from functools import lru_cache, partial
 from pathlib import Path
 from types import TracebackType
@@ -14,13 +16,13 @@ from typing import Self
 import structlog
 
 from bigmarket.activity.model import LiveActivity
-from bigmarket.activity.orders import Bundle, QuotaOrder, recharge
+from bigmarket.activity.orders import KEY_MAX, SKU_MAX, Bundle, QuotaOrder, recharge
 from bigmarket.activity.revision import Revision
 from bigmarket.award.kinds import KINDS
 from bigmarket.bus.in_process import InProcessBus
 from bigmarket.bus.published import PublishedBus
 from bigmarket.bus.rabbitmq import RabbitConsumer, RabbitParking, RabbitPublisher, queue_depths
-from bigmarket.errors import BigmarketError, Trouble
+from bigmarket.errors import BigmarketError, Contention, Trouble
 from bigmarket.ids import Ids
 from bigmarket.jobs.backlog import BacklogWatch
 from bigmarket.jobs.consumers import CONSUMERS
@@ -40,6 +42,7 @@ from bigmarket.storage.leases import Leases
 from bigmarket.storage.mysql import MySqlStore
 from bigmarket.storage.routing import Routing, SplitTables
 from bigmarket.storage.sqlite import SqliteStore
+from bigmarket.text import clean_text
 
 log = structlog.get_logger(__name__)
 
@@ -48,6 +51,8 @@ STOP_SECONDS = 8.0
 QUEUE_SHARE = 0.35  # of a draw's deadline may pass in the queue; the rest is for its transaction
 WORK_SCAN_SECONDS = 0.2  # where nothing comes from memory, so that every task waits for the scan
 BACKLOG_SECONDS = 5.0
+RECHARGE_ATTEMPTS_MAX = 4
+RETRY_JITTER_SECONDS = 0.05
 SEED_BYTES = 32
 SEEDS_KEPT = 1024
 REVISIONS_KEPT = 64
@@ -226,7 +231,17 @@ class World:
         return armed
 
     def recharge(self, user_id: str, *, sku: int, out_business_no: str) -> QuotaOrder:
-        """Credit a user with a sku's draws, once per ``out_business_no``."""
+        """Credit a user with a sku's draws, once per ``out_business_no``. Tried again after a lost race."""
+        user_id = clean_text(user_id, name="user_id", max_length=KEY_MAX)  # before it says where the rows live
+        # Read before the transaction: who holds a connection and waits for a second one may wait for ever.
+        bundle = self._read_bundle(sku) if 1 <= sku <= SKU_MAX else None
+        for _ in range(RECHARGE_ATTEMPTS_MAX - 1):
+            with suppress(Contention):
+                return self._recharge(user_id, sku, out_business_no, bundle)
+            time.sleep(random.uniform(0, RETRY_JITTER_SECONDS))  # noqa: S311  spreads retries, not prizes
+        return self._recharge(user_id, sku, out_business_no, bundle)
+
+    def _recharge(self, user_id: str, sku: int, out_business_no: str, bundle: Bundle | None) -> QuotaOrder:
         now = self.now_ms()
         with self.stores.of(user_id).recharging(user_id) as tx:
             return recharge(
@@ -237,7 +252,7 @@ class World:
                 now_ms=now,
                 order_id=self.ids.make(now),
                 live=self.live.current,
-                bundle_of=self._read_bundle,
+                bundle_of=lambda _: bundle,
             )
 
     def _new_work(self, *, scan_seconds: float) -> Work:

@@ -2,27 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Iterator
 
 import pytest
 
 from bigmarket.storage.contract import Store
-from bigmarket.storage.migrate import migrate
-from bigmarket.storage.sqlite import SqliteStore
-
-
-def new_sqlite(folder: Path) -> Store:
-    store = SqliteStore(folder / "bigmarket.db")
-    migrate(store)
-    return store
-
-
-BACKENDS: dict[str, Callable[[Path], Store]] = {"sqlite": new_sqlite}
+from databases import BACKENDS, Databases
 
 
 @pytest.fixture(params=BACKENDS)
-def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Store]:
-    opened = BACKENDS[request.param](tmp_path)
-    yield opened
-    opened.close()
+def backend(request: pytest.FixtureRequest) -> str:
+    """What kind of store; a test of one engine narrows it down (``on_mysql``)."""
+    name: str = request.param
+    return name
+
+
+@pytest.fixture
+def store(backend: str, databases: Databases) -> Iterator[Store]:
+    with databases.store(backend) as opened:
+        yield opened

@@ -7,16 +7,18 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pytest
-from sqlalchemy import text
+from sqlalchemy import insert, text
 
 from bigmarket.activity.model import LiveActivity
 from bigmarket.draw import Answer, Drawn, DrawRequest, GuardMissed, Outcome, StockKey, draw_batch
 from bigmarket.errors import Contention, QuotaExhausted
+from bigmarket.storage import schema as t
 from bigmarket.storage.campaigns import load_live
 from bigmarket.storage.contract import Store
 from bigmarket.storage.doctor import TASK_LAG_LIMIT_MS, examine
 from bigmarket.storage.mysql_draw import MySqlDrawTx
 from bigmarket.storage.sqlite import Turnstile
+from databases import on_sqlite
 from support import DAY, IDS, NOON, assert_healthy, count, give, install, small_campaign
 
 
@@ -88,9 +90,14 @@ def test_an_open_order_is_drawn_once(store: Store) -> None:
     give(store, "ann")
     with store.writing() as connection:
         connection.execute(
-            text("""INSERT INTO user_raffle_order (order_id, user_id, activity_id, order_state, order_day,
-                      order_time_ms) VALUES ('OPEN', 'ann', 1, 'create', '2026-11-20', :now)"""),
-            {"now": NOON},
+            insert(store.split.table_of(t.user_raffle_order, "ann")).values(
+                order_id="OPEN",
+                user_id="ann",
+                activity_id=1,
+                order_state="create",
+                order_day="2026-11-20",
+                order_time_ms=NOON,
+            )
         )
         connection.execute(
             text("""UPDATE raffle_activity_account SET total_count_surplus = total_count_surplus - 1,
@@ -250,6 +257,7 @@ def test_teeth_without_the_outbox_in_the_transaction_doctor_misses_the_tasks(sto
     assert {f.name for f in examine(store, now_ms=late) if not f.ok} == {"M1"}
 
 
+@on_sqlite
 def test_a_lock_that_others_hold_is_contention_and_spends_nothing(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -108,6 +108,7 @@ class Interleaving(RuleBasedStateMachine):
         known = self.orders.get(number)
         left = self.sku_units[sku] - sum(ordered == sku for _, ordered in self.orders.values())
         try:
+            bundle_of = bundles(self.store)
             with self.store.recharging(user) as tx, self.store.reading() as connection:
                 order = recharge(
                     tx,
@@ -117,7 +118,7 @@ class Interleaving(RuleBasedStateMachine):
                     now_ms=self.now,
                     order_id=IDS.make(self.now),
                     live=load_live(connection, {}),
-                    bundle_of=bundles(self.store),
+                    bundle_of=bundle_of,
                 )
         except Duplicate:
             assert known is not None

@@ -8,6 +8,9 @@ from typing import Protocol
 
 from sqlalchemy import Connection, inspect, text
 
+from bigmarket.errors import Trouble
+from bigmarket.storage.schema import metadata
+
 MIGRATIONS = Path(__file__).parent / "migrations"
 
 #: The newest revision; alembic is loaded only when a database is at another.
@@ -29,7 +32,8 @@ class Migrated(Protocol):
 def migrate(store: Migrated) -> None:
     """Apply the migrations that the database lacks; only reads when there are none.
 
-    Several processes may start at once: one migrates, the others wait and then find nothing to do.
+    Several processes may start at once: one migrates, the others wait and then find nothing to do. Raises ``Trouble``
+    when there are tables already that it did not make.
     """
     with store.reading() as connection:
         if revision_of(connection) == HEAD:
@@ -40,8 +44,19 @@ def migrate(store: Migrated) -> None:
     config = Config()
     config.set_main_option("script_location", str(MIGRATIONS))
     with store.migrating() as connection:
+        if revision_of(connection) is None:
+            _assert_empty(connection)
         config.attributes["connection"] = connection
         command.upgrade(config, HEAD)
+
+
+def _assert_empty(connection: Connection) -> None:
+    """The reference system's tables have our names; taking them for ours would ruin them."""
+    if found := sorted(set(inspect(connection).get_table_names()) & metadata.tables.keys()):
+        raise Trouble(
+            f"The database holds tables that were not made by a finished set-up of ours ({', '.join(found)}); "
+            "name an empty database. If the first start was broken off, drop this one and make it again."
+        )
 
 
 def revision_of(connection: Connection) -> str | None:

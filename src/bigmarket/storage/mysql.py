@@ -49,6 +49,7 @@ _LOST = (2002, 2003, 2006, 2013, 2014, 2055, 1053, 1927, 4031, 0)
 _READ_ONLY = (1290, 1792, 1836)
 _NO_ENTRY = (1044, 1045, 1698)
 _NO_DATABASE = 1049
+_TABLE_EXISTS = 1050
 
 
 class MySqlStore:
@@ -154,7 +155,7 @@ class MySqlStore:
     def migrating(self) -> Iterator[Connection]:
         """A connection that may change the schema; a named lock of the server lets one process at a time through.
 
-        DDL commits by itself on MySQL, so a migration that breaks half-way is finished by running it again.
+        DDL commits by itself on MySQL, so a migration that breaks half-way leaves what it has done so far.
         """
         name = f"bigmarket.{self.url.database}"[:64]
         with translated(self.url), self._patient.connect() as connection:
@@ -352,6 +353,11 @@ _TROUBLES: tuple[tuple[tuple[int, ...], type[Trouble], str], ...] = (
         (_NO_DATABASE,),
         Trouble,
         "There is no database {database} at {server}. Make it: CREATE DATABASE `{database}` CHARACTER SET utf8mb4",
+    ),
+    (
+        (_TABLE_EXISTS,),
+        Trouble,
+        "A change of the schema of {database} at {server} was broken off half-way. Go back to the backup.",
     ),
     (_READ_ONLY, Trouble, "The database at {server} takes no writes now; nothing was spent."),
     (_LOST, Trouble, "The database at {server} does not answer; nothing was spent."),

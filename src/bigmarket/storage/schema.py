@@ -15,7 +15,6 @@ from sqlalchemy import (
     Column,
     Index,
     Integer,
-    LargeBinary,
     MetaData,
     String,
     Table,
@@ -25,7 +24,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.types import TypeEngine
 
-from bigmarket.storage.types import CLUSTERED, DAY, DOCUMENT, KEY, MONTH, NUMBER, STATE, ULID, USER
+from bigmarket.storage.types import CLUSTERED, DAY, DOCUMENT, KEY, MONTH, NUMBER, SEED, STATE, ULID, USER
 
 #: MySQL wants a CHECK's name to be unique in the whole schema.
 _NAMES = {
@@ -182,7 +181,7 @@ seed_epoch = _clustered(
     _key("activity_id", BigInteger),
     _key("epoch", Integer),
     Column("seed_sha256", String(64), nullable=False, comment="Published before the seed's first use."),
-    Column("seed", LargeBinary(32), nullable=False, comment="Revealed once the epoch is closed."),
+    Column("seed", SEED, nullable=False, comment="Revealed once the epoch is closed."),
     Column("open_time_ms", BigInteger, nullable=False),
     Column("close_time_ms", BigInteger),
     comment="Seeds of the dice.",

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from sqlalchemy import String, Text
-from sqlalchemy.dialects.mysql import VARCHAR
+from sqlalchemy import LargeBinary, String, Text
+from sqlalchemy.dialects.mysql import LONGTEXT, TINYBLOB, VARCHAR
 from sqlalchemy.types import TypeEngine
 
 
@@ -24,7 +24,9 @@ NUMBER = String(128)  # a business number that comes from outside
 ULID = ascii_text(26)
 STATE = ascii_text(16)
 MONTH, DAY = ascii_text(7), ascii_text(10)
-DOCUMENT = Text(16_777_215)  # MySQL's plain TEXT ends at 64 KiB; this length makes it choose a larger type
+# What MySQL makes of the lengths, by name, as it reports them; its plain TEXT ends at 64 KiB.
+DOCUMENT = Text(16_777_215).with_variant(LONGTEXT(), "mysql")
+SEED = LargeBinary(32).with_variant(TINYBLOB(), "mysql")
 
 #: Stored by the primary key: InnoDB always is, SQLite when the table has no rowid.
 CLUSTERED: dict[str, Any] = {
