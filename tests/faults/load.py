@@ -20,6 +20,7 @@ DRAW_PATH = "/api/v1/raffle/activity/draw"
 ACTIVITY = 1
 ANSWER_SECONDS = 15.0
 PAUSE_SECONDS = 0.02
+POLL_SECONDS = 0.005
 REPEATED_LATER = 0.1  # share of requests that repeat an id which was answered before
 SENT_TWICE = 0.1  # share of ids that two connections send at about the same time
 
@@ -114,13 +115,38 @@ class Log:
     won: dict[Ask, Won] = field(default_factory=dict)
     refused: Counter[str] = field(default_factory=Counter)
     troubles: Counter[str] = field(default_factory=Counter)
+    statuses: Counter[tuple[int, str]] = field(default_factory=Counter)  # HTTP status, what it says was spent
     changed: list[tuple[Ask, Won, Won]] = field(default_factory=list)
     repeats: int = 0  # further answers to an id that had its answer
     unanswered: int = 0  # connections that broke with a request on them
+    seconds: list[float] = field(default_factory=list)  # that each answer under load took
+    good_at: dict[int, float] = field(default_factory=dict)  # port: when the newest request that won there was sent
+
+    def answered(self, port: int, ask: Ask, reply: Reply, *, sent_at: float) -> None:
+        """Write an answer under load down, with the time it took."""
+        self.note(ask, reply)
+        self.seconds.append(time.monotonic() - sent_at)
+        if reply.won is not None:
+            self.good_at[port] = max(sent_at, self.good_at.get(port, 0.0))
+
+    async def good_since(self, ports: Sequence[int], since: float, *, seconds: float) -> float:
+        """Wait until a draw that was sent after ``since`` has won on every port. Returns the seconds since then."""
+        while not all(self.good_at.get(port, 0.0) > since for port in ports):
+            assert time.monotonic() < since + seconds, f"no good answer within {seconds} s: {self}"
+            await asyncio.sleep(POLL_SECONDS)
+        return time.monotonic() - since
+
+    async def more_draws(self, more: int, *, seconds: float = 60) -> None:
+        """Wait until so many more draws are acknowledged."""
+        before = len(self.won)
+        async with asyncio.timeout(seconds):
+            while len(self.won) < before + more:
+                await asyncio.sleep(POLL_SECONDS)
 
     def note(self, ask: Ask, reply: Reply) -> None:
         """Write an answer down; one that differs from the first answer to the same id goes into ``changed``."""
         won = reply.won
+        self.statuses[reply.status, reply.headers.get("bigmarket-outcome", "done")] += 1
         if won is None:
             counter = self.refused if reply.status == 200 else self.troubles
             counter[f"{reply.code} {reply.info}"] += 1
@@ -173,6 +199,7 @@ class Load:
     async def _work(self, port: int) -> None:
         connection: Connection | None = None
         while (ask := self._next()) is not None:
+            sent_at = time.monotonic()
             try:
                 connection = connection or await Connection.open(port)
                 reply = await connection.draw(ask)
@@ -182,14 +209,14 @@ class Load:
                 connection = await _closed(connection)
                 await asyncio.sleep(PAUSE_SECONDS)
             else:
-                self._answered(ask, reply)
+                self.log.answered(port, ask, reply, sent_at=sent_at)
+                self._remember(ask, reply)
                 if reply.headers.get("connection") == "close":
                     connection = await _closed(connection)
-                await asyncio.sleep(self._think_seconds)
+                await asyncio.sleep(self._think_seconds if reply.status == 200 else PAUSE_SECONDS)
         await _closed(connection)
 
-    def _answered(self, ask: Ask, reply: Reply) -> None:
-        self.log.note(ask, reply)
+    def _remember(self, ask: Ask, reply: Reply) -> None:
         if reply.status == 503:
             self._again.append(ask)
         elif reply.won is not None:

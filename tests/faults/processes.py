@@ -15,6 +15,7 @@ from typing import Self
 from urllib.request import urlopen
 
 SERVE = ("-m", "bigmarket", "serve")
+WORK = ("-m", "bigmarket", "work")
 START_SECONDS = 30.0
 STOP_SECONDS = 30.0
 
@@ -41,33 +42,37 @@ def run_cli(home: Path, *arguments: str, **settings: object) -> subprocess.Compl
     )
 
 
-class ServerProcess:
-    """``serve`` on the data in ``home``; it may be started, killed and started again. As a context it starts.
+class OurProcess:
+    """A program of ours on ``home``; it may be started, killed and started again. As a context it starts.
 
-    ``command`` are the interpreter's arguments, for servers with a protection switched off; stderr goes to
-    ``errors_to``, by default into the log.
+    ``command`` are the interpreter's arguments; stderr goes to ``errors_to``, by default into the log.
     """
 
     def __init__(
         self,
         home: Path,
+        name: str,
         *,
-        command: Sequence[str] = SERVE,
+        command: Sequence[str],
         before_exec: Callable[[], None] | None = None,
         errors_to: Path | None = None,
         **settings: object,
     ) -> None:
-        self.port = free_port()
+        self.name = name
         self._command = [sys.executable, *command]
-        self._environment = environment(home, port=self.port, **settings)
+        self._environment = environment(home, **settings)
         self._before_exec = before_exec
-        self._log = home.parent / f"{home.name}-{self.port}.log"
+        self._log = home.parent / f"{home.name}-{name}.log"
         self._errors_to = errors_to or self._log
         self._process: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> Self:
-        self.start()
-        self.wait_ready()
+        try:
+            self.start()
+            self.wait_ready()
+        except BaseException:
+            self.kill()
+            raise
         return self
 
     def __exit__(
@@ -76,7 +81,7 @@ class ServerProcess:
         if self._process is not None:
             self.kill()
         if kind is not None:
-            sys.stderr.write(f"--- what the server on port {self.port} said last ---\n{self.log[-4000:]}\n")
+            sys.stderr.write(f"--- what {self.name} said last ---\n{self.log[-4000:]}\n")
 
     @property
     def pid(self) -> int:
@@ -91,11 +96,11 @@ class ServerProcess:
 
     @property
     def log(self) -> str:
-        """Everything the server has written to stdout and stderr, over all its lives."""
+        """Everything the process has written to stdout and stderr, over all its lives."""
         return self._log.read_text(errors="replace")
 
     def start(self) -> None:
-        """Begin to start; ``wait_ready`` waits until it answers."""
+        """Begin to start; ``wait_ready`` waits until it does its work."""
         assert not self.running
         with self._log.open("ab") as log, self._errors_to.open("ab") as errors:
             self._process = subprocess.Popen(  # noqa: S603  our own program
@@ -107,28 +112,16 @@ class ServerProcess:
             )
 
     def wait_ready(self, *, seconds: float = START_SECONDS) -> None:
-        """Wait until it answers; the port takes connections long before."""
+        """Wait until it does its work."""
         deadline = time.monotonic() + seconds
         while not self.answers():
-            assert self.running, f"the server ended by itself:\n{self.log[-4000:]}"
-            assert time.monotonic() < deadline, f"the server is not up after {seconds} s:\n{self.log[-4000:]}"
+            assert self.running, f"{self.name} ended by itself:\n{self.log[-4000:]}"
+            assert time.monotonic() < deadline, f"{self.name} is not up after {seconds} s:\n{self.log[-4000:]}"
             time.sleep(0.01)
 
     def answers(self) -> bool:
-        """Whether it serves HTTP now."""
-        try:
-            with urlopen(f"http://127.0.0.1:{self.port}/healthz", timeout=1):
-                return True
-        except OSError:
-            return False
-
-    def accepts(self) -> bool:
-        """Whether the port takes a connection now."""
-        try:
-            with socket.create_connection(("127.0.0.1", self.port), timeout=1):
-                return True
-        except OSError:
-            return False
+        """Whether it does its work now, as far as can be seen from outside."""
+        return self.running
 
     def kill(self) -> None:
         """kill -9: no handler runs, nothing is flushed."""
@@ -144,3 +137,50 @@ class ServerProcess:
         """Wait for the end. Returns the exit code."""
         assert self._process is not None, "start() was called"
         return self._process.wait(seconds)
+
+
+class ServerProcess(OurProcess):
+    """``serve`` on a port of its own; ``command`` may name a server with a protection switched off."""
+
+    def __init__(
+        self,
+        home: Path,
+        *,
+        command: Sequence[str] = SERVE,
+        before_exec: Callable[[], None] | None = None,
+        errors_to: Path | None = None,
+        **settings: object,
+    ) -> None:
+        self.port = free_port()
+        super().__init__(
+            home,
+            f"serve-{self.port}",
+            command=command,
+            before_exec=before_exec,
+            errors_to=errors_to,
+            port=self.port,
+            **settings,
+        )
+
+    def answers(self) -> bool:
+        """Whether it serves HTTP now; the port takes connections long before."""
+        try:
+            with urlopen(f"http://127.0.0.1:{self.port}/healthz", timeout=1):
+                return True
+        except OSError:
+            return False
+
+    def accepts(self) -> bool:
+        """Whether the port takes a connection now."""
+        try:
+            with socket.create_connection(("127.0.0.1", self.port), timeout=1):
+                return True
+        except OSError:
+            return False
+
+
+class WorkProcess(OurProcess):
+    """``work``: it relays, consumes and runs jobs, and listens on nothing."""
+
+    def __init__(self, home: Path, *, command: Sequence[str] = WORK, **settings: object) -> None:
+        super().__init__(home, "work", command=command, **settings)

@@ -57,7 +57,7 @@ async def _storm(
     back: list[float] = []
     async with load.running() as log:
         for number in range(KILLS):
-            await _more_draws(log, rng.randint(50, 1000))
+            await log.more_draws(rng.randint(50, 1000))
             await asyncio.sleep(rng.uniform(0, 0.05))
             wrecks.append(_kill(server, home, log, number=number))
             if number % 3 == 2:
@@ -66,16 +66,8 @@ async def _storm(
                 server.start()
             ask = Ask(probe, f"probe{number % DRAWS_EACH}")
             back.append(await first_answer(server.port, ask, log, seconds=BACK_SECONDS))
-        await _more_draws(log, max(500, DRAWS_MIN - len(log.won)))
+        await log.more_draws(max(500, DRAWS_MIN - len(log.won)))
     return wrecks, back
-
-
-async def _more_draws(log: Log, more: int) -> None:
-    """Wait until so many more draws are acknowledged."""
-    before = len(log.won)
-    async with asyncio.timeout(60):
-        while len(log.won) < before + more:
-            await asyncio.sleep(0.005)
 
 
 def _kill(server: ServerProcess, home: Path, log: Log, *, number: int) -> Wreck:

@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
+from string import Template
 
 from sqlalchemy import text
 
@@ -25,8 +26,17 @@ from support import IDS, bundles, count, install
 
 DRAIN_SECONDS = 40.0
 
-#: Prizes that run out after some 20, 700 and 2,000 draws; whoever misses one gets points.
-RUSH = """
+SKU = 11
+DRAWS_EACH = 50
+SCARCE = {2: 600, 3: 100, 4: 1}  # units of the prizes
+
+
+def rush(scarce: Mapping[int, int] = SCARCE) -> str:
+    """A campaign whose prizes run out, by default after some 20, 700 and 2,000 draws; then there are points."""
+    return _RUSH.substitute(mugs=scarce[2], lamps=scarce[3], cars=scarce[4])
+
+
+_RUSH = Template("""
 activity:
   {activity_id: 1, name: rush, time_zone: Asia/Shanghai, begin: "2020-01-01 00:00:00", end: "2099-01-01 00:00:00"}
 skus:
@@ -36,9 +46,9 @@ strategy:
   name: rush
   awards:
     - {award_id: 1, title: points, rate: "0.5", sort: 1}
-    - {award_id: 2, title: mug, rate: "0.3", stock: 600, sort: 2, tree: stocked}
-    - {award_id: 3, title: lamp, rate: "0.15", stock: 100, sort: 3, tree: stocked}
-    - {award_id: 4, title: car, rate: "0.05", stock: 1, sort: 4, tree: stocked}
+    - {award_id: 2, title: mug, rate: "0.3", stock: $mugs, sort: 2, tree: stocked}
+    - {award_id: 3, title: lamp, rate: "0.15", stock: $lamps, sort: 3, tree: stocked}
+    - {award_id: 4, title: car, rate: "0.05", stock: $cars, sort: 4, tree: stocked}
   trees:
     - tree_id: stocked
       root: rule_stock
@@ -49,10 +59,7 @@ awards:
   - {award_id: 2, kind: physical}
   - {award_id: 3, kind: physical}
   - {award_id: 4, kind: physical}
-"""
-SKU = 11
-DRAWS_EACH = 50
-SCARCE = {2: 600, 3: 100, 4: 1}
+""")
 
 
 @contextmanager
@@ -80,16 +87,18 @@ def set_up(home: Path, *, users: int) -> list[str]:
     names = [f"u{number:04}" for number in range(users)]
     with opened(home) as store:
         migrate(store)
-        install(store, parse_campaign(RUSH), now_ms=now_ms())
+        install(store, parse_campaign(rush()), now_ms=now_ms())
         credit(store, names)
     return names
 
 
-def credit(store: Store, users: Sequence[str], *, no: str = "first") -> None:
-    """Credit every user with ``DRAWS_EACH`` draws in one transaction."""
+def credit(store: Store, users: Sequence[str], *, no: str = "first", config: Store | None = None) -> None:
+    """Credit every user with ``DRAWS_EACH`` draws in one transaction; ``config`` has the campaign."""
     now = now_ms()
-    with store.reading() as connection:
+    config = config or store
+    with config.reading() as connection:
         live = load_live(connection, {})
+    bundle_of = bundles(config)
     with store.recharging("") as tx:
         for user in users:
             recharge(
@@ -100,29 +109,32 @@ def credit(store: Store, users: Sequence[str], *, no: str = "first") -> None:
                 now_ms=now,
                 order_id=IDS.make(now),
                 live=live,
-                bundle_of=bundles(store),
+                bundle_of=bundle_of,
             )
 
 
-def stored_draws(store: Store) -> dict[Ask, Won]:
-    """Every draw of the store, by its request."""
-    with store.reading() as connection:
-        rows = connection.execute(
-            text("""SELECT o.user_id, o.request_id, o.order_id, r.award_id FROM user_raffle_order o
-                    JOIN user_award_record r ON r.order_id = o.order_id""")
-        )
-        return {Ask(row.user_id, row.request_id): Won(row.order_id, row.award_id) for row in rows}
+def stored_draws(*shards: Store) -> dict[Ask, Won]:
+    """Every draw of the stores, by its request."""
+    found = {}
+    for shard in shards:
+        with shard.reading() as connection:
+            rows = connection.execute(
+                text("""SELECT o.user_id, o.request_id, o.order_id, r.award_id FROM user_raffle_order o
+                        JOIN user_award_record r ON r.order_id = o.order_id""")
+            )
+            found |= {Ask(row.user_id, row.request_id): Won(row.order_id, row.award_id) for row in rows}
+    return found
 
 
-def lost(acknowledged: Mapping[Ask, Won], store: Store) -> list[Ask]:
-    """Acknowledged draws that the store lacks, or has with another outcome (D3)."""
-    stored = stored_draws(store)
+def lost(acknowledged: Mapping[Ask, Won], *shards: Store) -> list[Ask]:
+    """Acknowledged draws that the stores lack, or have with another outcome (D3)."""
+    stored = stored_draws(*shards)
     return [ask for ask, won in acknowledged.items() if stored.get(ask) != won]
 
 
-def unasked(acknowledged: Mapping[Ask, Won], store: Store) -> list[Ask]:
-    """Draws of the store that nobody was told of, although every request was answered in the end (D4)."""
-    return [ask for ask in stored_draws(store) if ask not in acknowledged]
+def unasked(acknowledged: Mapping[Ask, Won], *shards: Store) -> list[Ask]:
+    """Draws of the stores that nobody was told of, although every request was answered in the end (D4)."""
+    return [ask for ask in stored_draws(*shards) if ask not in acknowledged]
 
 
 def broken(store: Store) -> list[Finding]:
@@ -130,31 +142,36 @@ def broken(store: Store) -> list[Finding]:
     return [finding for finding in examine(store, now_ms=now_ms()) if not finding.ok]
 
 
-def assert_kept(log: Log, store: Store, *, each: int = DRAWS_EACH) -> None:
+def assert_kept(log: Log, *shards: Store, each: int = DRAWS_EACH, scarce: Mapping[int, int] = SCARCE) -> None:
     """Nothing lost, nothing twice, nothing unasked for, nothing oversold; nobody drew more than ``each``."""
     assert not log.changed
-    assert not lost(log.won, store)
-    assert not unasked(log.won, store)
-    assert max(Counter(ask.user_id for ask in stored_draws(store)).values()) <= each
-    for award_id, stock in SCARCE.items():
-        assert count(store, f"SELECT COUNT(*) FROM user_award_record WHERE award_id = {award_id}") <= stock
-    assert not broken(store)
+    assert not lost(log.won, *shards)
+    assert not unasked(log.won, *shards)
+    assert total(shards, "SELECT COUNT(*) FROM user_award_record") == len(log.won), "one for each request"
+    assert max(Counter(ask.user_id for ask in log.won).values()) <= each
+    for award_id, units in scarce.items():
+        assert total(shards, f"SELECT COUNT(*) FROM user_award_record WHERE award_id = {award_id}") <= units
+    assert not [finding for shard in shards for finding in broken(shard)]
 
 
-def assert_delivered(store: Store) -> None:
+def assert_delivered(*shards: Store) -> None:
     """No task is left, every credit was given exactly once, and the balances are the sum of it all."""
-    wait_until(lambda: undelivered(store) == 0, seconds=DRAIN_SECONDS)
-    assert count(store, "SELECT COUNT(*) FROM task") == 0, "none is parked either"
-    owed = count(store, "SELECT COUNT(*) FROM user_award_record WHERE award_id = 1")
+    wait_until(lambda: not any(map(undelivered, shards)), seconds=DRAIN_SECONDS)
+    assert total(shards, "SELECT COUNT(*) FROM task") == 0, "none is parked either"
+    owed = total(shards, "SELECT COUNT(*) FROM user_award_record WHERE award_id = 1")
     assert owed > 0
-    assert owed == count(store, "SELECT COUNT(*) FROM user_credit_order")
-    assert owed == count(store, "SELECT COUNT(DISTINCT out_business_no) FROM user_credit_order")
-    assert (
-        count(store, "SELECT COUNT(*) FROM user_award_record WHERE award_id = 1 AND award_state <> 'completed'") == 0
-    )
-    ordered = count(store, "SELECT SUM(amount_cents) FROM user_credit_order")
-    assert ordered == count(store, "SELECT SUM(available_cents) FROM user_credit_account")
-    assert not broken(store)
+    assert owed == total(shards, "SELECT COUNT(*) FROM user_credit_order")
+    assert owed == total(shards, "SELECT COUNT(DISTINCT out_business_no) FROM user_credit_order")
+    late = "SELECT COUNT(*) FROM user_award_record WHERE award_id = 1 AND award_state <> 'completed'"
+    assert total(shards, late) == 0
+    ordered = total(shards, "SELECT SUM(amount_cents) FROM user_credit_order")
+    assert ordered == total(shards, "SELECT SUM(available_cents) FROM user_credit_account")
+    assert not [finding for shard in shards for finding in broken(shard)]
+
+
+def total(shards: Sequence[Store], sql: str) -> int:
+    """The sum over all shards of the number that ``sql`` selects."""
+    return sum(count(shard, sql) for shard in shards)
 
 
 def undelivered(store: Store) -> int:
