@@ -1,4 +1,4 @@
-"""A real server for tests: a World on a SQLite file, served by uvicorn in a thread, and a client for it."""
+"""A real server for tests: a World, served by uvicorn in a thread, and a client for it."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from bigmarket.app import World
 from bigmarket.logs import set_up_logs
 from bigmarket.settings import load_settings
 from bigmarket.storage.campaigns import write_campaign
+from databases import Databases, split_of
 from support import NOON, SMALL, install
 
 DRAW = "/api/v1/raffle/activity/draw"
@@ -52,8 +53,15 @@ def free_port() -> int:
 
 
 @contextmanager
+def placed(databases: Databases, backend: str) -> Iterator[dict[str, object]]:
+    """Settings that put a World on a new, empty database of that kind."""
+    with databases.url(backend) as url:
+        yield {"database": url, "tables_per_shard": split_of(backend).routing.tables}
+
+
+@contextmanager
 def serving(home: Path, *, clock: Callable[[], int] = lambda: NOON, **settings: object) -> Iterator[Served]:
-    """Serve a new World in ``home`` until the block ends; ``settings`` as in settings.py."""
+    """Serve a new World until the block ends: on a file in ``home``, unless ``settings`` (settings.py) say other."""
     values = {"home": home, "port": free_port(), "work": False, **settings}
     checked = load_settings({f"BIGMARKET_{name.upper()}": str(value) for name, value in values.items()})
     set_up_logs(log_format=checked.log_format, log_level="warning")

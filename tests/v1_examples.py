@@ -13,13 +13,15 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import httpx
 
+from bigmarket.draw import Drawn, DrawTx
+from bigmarket.lanes import DrawStore
 from serving import DRAW, Served, eventually, install_small, serving
 from support import give
 
@@ -33,10 +35,10 @@ def recordings() -> list[Path]:
 
 
 @contextmanager
-def stage(home: Path, name: str) -> Iterator[Served]:
+def stage(home: Path, name: str, **settings: object) -> Iterator[Served]:
     """The server that recordings ask for by ``name``."""
-    more: dict[str, object] = {"keyed": {"server_keys": KEY}, "overfull": {"queue_max": 1}}.get(name, {})
-    with serving(home, **more) as served:
+    more: dict[str, object] = {"keyed": {"server_keys": KEY}, "overfull": {"queue_max": 1, "lanes": 1}}.get(name, {})
+    with serving(home, **settings, **more) as served:
         install_small(served.world)
         install_small(served.world, activity_id=2, state="close")
         install_small(served.world, activity_id=3, end="2026-02-01 00:00:00")
@@ -49,9 +51,27 @@ def stage(home: Path, name: str) -> Iterator[Served]:
             yield served
 
 
+class SlowToBegin:
+    """A store whose draw transactions do not begin before they are let."""
+
+    def __init__(self, store: DrawStore) -> None:
+        self.store = store
+        self.asked, self.answering = threading.Event(), threading.Event()
+
+    @contextmanager
+    def drawing(self) -> Iterator[DrawTx]:
+        self.asked.set()
+        assert self.answering.wait(20)
+        with self.store.drawing() as tx:
+            yield tx
+
+    def find_draws(self, draws: Sequence[Drawn]) -> Mapping[str, Drawn]:
+        return self.store.find_draws(draws)
+
+
 @contextmanager
 def stuck(served: Served, *, queued: int) -> Iterator[list[httpx.Response]]:
-    """Hold the database's write lock: one draw in the lane's hands, ``queued`` in its queue; yields their answers."""
+    """Let the database keep the only lane waiting: one draw in its hands, ``queued`` in its queue; their answers."""
     answers: list[httpx.Response] = []
 
     def draw(number: int) -> None:
@@ -59,15 +79,19 @@ def stuck(served: Served, *, queued: int) -> Iterator[list[httpx.Response]]:
         answers.append(httpx.post(served.url + DRAW, json=body, timeout=10))
 
     threads = [threading.Thread(target=draw, args=(number,)) for number in range(queued + 1)]
-    lane = served.world.lanes.lanes[0]
-    turnstile = served.world.stores.config._turnstile  # type: ignore[attr-defined]
-    with served.world.stores.config.writing():
+    (lane,) = served.world.lanes.lanes
+    store = SlowToBegin(lane._store)
+    lane._store = store
+    try:
         threads[0].start()
-        eventually(lambda: bool(turnstile._waiting))
+        assert store.asked.wait(10)
         for thread in threads[1:]:
             thread.start()
         eventually(lambda: lane.waiting == queued)
         yield answers
+    finally:
+        lane._store = store.store
+        store.answering.set()
     for thread in threads:
         thread.join(10)
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from sqlalchemy import Connection, create_engine, event, func, insert, select, update
+from sqlalchemy import Connection, event, func, insert, select, update
 
 from bigmarket.activity.armory import KindCheck, canonical_json, in_order, inspect_campaign
 from bigmarket.activity.campaign import load_campaign
@@ -27,28 +27,27 @@ from bigmarket.storage.campaigns import (
     read_campaign,
     write_campaign,
 )
+from bigmarket.storage.contract import Store
 from bigmarket.strategy.dice import seed_hash
+from databases import Databases
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 KINDS: dict[str, KindCheck] = dict.fromkeys(("user_credit_random", "physical", "nothing"), lambda _: None)
 NOW = 1_770_000_000_000
 
 
-@pytest.fixture(scope="module")
-def database(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Connection]:
-    engine = create_engine(f"sqlite:///{tmp_path_factory.mktemp('campaigns') / 'bigmarket.db'}")
-    t.metadata.create_all(engine)
-    with engine.connect() as connection:
-        yield connection
-    engine.dispose()
+@pytest.fixture(scope="module", params=["sqlite", "mysql"])
+def database(request: pytest.FixtureRequest, databases: Databases) -> Iterator[Store]:
+    with databases.store(request.param) as store:
+        yield store
 
 
 @pytest.fixture
-def connection(database: Connection) -> Iterator[Connection]:
+def connection(database: Store) -> Iterator[Connection]:
     """A transaction that leaves nothing behind."""
-    with database.begin() as transaction:
-        yield database
-        transaction.rollback()
+    with database.writing() as connection:
+        yield connection
+        connection.rollback()
 
 
 class Seeds:
@@ -168,12 +167,12 @@ def campaigns(draw: st.DrawFn) -> Campaign:
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(campaign=campaigns())
-def test_what_is_written_is_read_again_exactly(database: Connection, campaign: Campaign) -> None:
+def test_what_is_written_is_read_again_exactly(database: Store, campaign: Campaign) -> None:
     assert inspect_campaign(campaign) == []
-    with database.begin() as transaction:
-        write_campaign(database, campaign)
-        read = read_campaign(database, campaign.activity.activity_id)
-        transaction.rollback()
+    with database.writing() as connection:
+        write_campaign(connection, campaign)
+        read = read_campaign(connection, campaign.activity.activity_id)
+        connection.rollback()
     assert read == in_order(campaign)
     assert canonical_json(read) == canonical_json(campaign)
 

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 from sqlalchemy import text
 
-from serving import Served, eventually, install_small, serving
+from databases import BACKENDS, Databases
+from serving import Served, eventually, install_small, placed, serving
 from support import DAY, HOUR, NOON, assert_healthy, count
 
 RAFFLE = "/api/v1/raffle"
@@ -31,9 +32,12 @@ def clock() -> Clock:
     return Clock()
 
 
-@pytest.fixture
-def served(tmp_path: Path, clock: Clock) -> Iterator[Served]:
-    with serving(tmp_path, clock=clock, work=True) as running:
+@pytest.fixture(params=BACKENDS)
+def served(request: pytest.FixtureRequest, tmp_path: Path, clock: Clock, databases: Databases) -> Iterator[Served]:
+    with (
+        placed(databases, request.param) as place,
+        serving(tmp_path, clock=clock, work=True, **place) as running,
+    ):
         install_small(running.world)
         yield running
 

@@ -5,16 +5,15 @@ A small model says what each call must answer; after every step the store agrees
 
 from __future__ import annotations
 
-import shutil
-import tempfile
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from pathlib import Path
 from zoneinfo import ZoneInfo
 
+import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
+from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
 from sqlalchemy import text
 
 from bigmarket.activity.campaign import Campaign
@@ -31,8 +30,8 @@ from bigmarket.errors import (
 )
 from bigmarket.jobs.consumers import CONSUMERS
 from bigmarket.storage.campaigns import load_live
-from bigmarket.storage.migrate import migrate
-from bigmarket.storage.sqlite import SqliteStore
+from bigmarket.storage.contract import Store
+from databases import Databases
 from support import DAY, HOUR, IDS, NOON, assert_healthy, bundles, install, seeds, small_campaign
 
 SHANGHAI = ZoneInfo("Asia/Shanghai")
@@ -66,29 +65,14 @@ class UserModel:
         self.drawn_on.append(self.stamp)
 
 
-def template() -> Path:
-    """A database with the small campaign armed, made once; every example starts from a copy."""
-    path = Path(tempfile.mkdtemp(prefix="bigmarket-model-")) / "template.db"
-    store = SqliteStore(path)
-    migrate(store)
-    install(store, small_campaign())
-    store.close()
-    return path
-
-
 class Interleaving(RuleBasedStateMachine):
-    """One store, three users, a clock that mostly goes forward."""
+    """A new store, three users, a clock that mostly goes forward."""
 
-    _template: Path | None = None
-
-    def __init__(self) -> None:
+    def __init__(self, opening: AbstractContextManager[Store]) -> None:
         super().__init__()
-        cls = type(self)
-        if cls._template is None:
-            cls._template = template()
-        self.folder = Path(tempfile.mkdtemp(prefix="bigmarket-model-"))
-        shutil.copy(cls._template, self.folder / "x.db")
-        self.store = SqliteStore(self.folder / "x.db")
+        self.opening = opening
+        self.store = opening.__enter__()
+        install(self.store, small_campaign())
         self.bus = InProcessBus(self.store, CONSUMERS, now_ms=lambda: self.now, seed_of=seeds(self.store))
         self.now = NOON
         self.users: dict[str, UserModel] = {}
@@ -202,14 +186,17 @@ class Interleaving(RuleBasedStateMachine):
         assert sold == self.draws
 
     def teardown(self) -> None:
-        self.store.close()
-        shutil.rmtree(self.folder)
+        self.opening.__exit__(None, None, None)
 
 
-TestAnyInterleaving = Interleaving.TestCase
-TestAnyInterleaving.settings = settings(
-    max_examples=25,
-    stateful_step_count=30,
-    deadline=None,
-    suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
-)
+@pytest.mark.parametrize("backend", ["sqlite", "mysql-split"])
+def test_any_interleaving_keeps_every_promise(backend: str, databases: Databases) -> None:
+    run_state_machine_as_test(  # type: ignore[no-untyped-call]
+        lambda: Interleaving(databases.store(backend)),
+        settings=settings(
+            max_examples=20,
+            stateful_step_count=30,
+            deadline=None,
+            suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
+        ),
+    )

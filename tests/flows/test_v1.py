@@ -12,7 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bigmarket.api.openapi import WHEN
-from serving import DRAW, Served, install_small, serving
+from databases import Databases
+from serving import DRAW, Served, install_small, placed, serving
 from support import DAY, NOON, assert_healthy, count, give
 from v1_examples import KEY, answer_of, play, recordings, stage
 
@@ -32,12 +33,32 @@ ANNOUNCED = [
 ]
 
 
+@pytest.fixture(scope="module", params=["sqlite", "mysql-split"])
+def backend(request: pytest.FixtureRequest) -> str:
+    name: str = request.param
+    return name
+
+
 @pytest.fixture(scope="module")
-def stages(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Served]]:
+def stages(
+    backend: str, databases: Databases, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[dict[str, Served]]:
     """The servers of the recordings that can stay up for all of them."""
     home = tmp_path_factory.mktemp
-    with stage(home("usual"), "usual") as usual, stage(home("keyed"), "keyed") as keyed:
+    with (
+        placed(databases, backend) as here,
+        placed(databases, backend) as there,
+        stage(home("usual"), "usual", **here) as usual,
+        stage(home("keyed"), "keyed", **there) as keyed,
+    ):
         yield {"usual": usual, "keyed": keyed}
+
+
+@pytest.fixture
+def place(backend: str, databases: Databases) -> Iterator[dict[str, object]]:
+    """Settings for a server of a test's own."""
+    with placed(databases, backend) as settings:
+        yield settings
 
 
 @pytest.fixture
@@ -46,13 +67,13 @@ def served(stages: dict[str, Served]) -> Served:
 
 
 @pytest.mark.parametrize("path", recordings(), ids=lambda path: path.stem)
-def test_recorded_examples(path: Path, stages: dict[str, Served], tmp_path: Path) -> None:
+def test_recorded_examples(path: Path, stages: dict[str, Served], tmp_path: Path, place: dict[str, object]) -> None:
     recording = json.loads(path.read_text())
     expected = {"headers": {}, **recording["response"]}
     if recording["server"] in stages:
         answer = play(stages[recording["server"]], recording)
     else:
-        with stage(tmp_path, recording["server"]) as own:
+        with stage(tmp_path, recording["server"], **place) as own:
             answer = play(own, recording)
     assert answer_of(answer, headers=list(expected["headers"])) == expected
 
@@ -73,9 +94,9 @@ def test_every_code_is_recorded_and_documented(served: Served) -> None:
             assert method in document["paths"][path]
 
 
-def test_an_award_unlocks_with_the_draws_of_the_day(tmp_path: Path) -> None:
+def test_an_award_unlocks_with_the_draws_of_the_day(tmp_path: Path, place: dict[str, object]) -> None:
     now = [NOON]
-    with serving(tmp_path, clock=lambda: now[0]) as served:
+    with serving(tmp_path, clock=lambda: now[0], **place) as served:
         install_small(served.world)
         give(served.world.stores.config, "ann")
         asked = {"userId": "ann", "activityId": 1}
