@@ -69,6 +69,11 @@ _TOKEN = re.compile(
     """,
     re.VERBOSE | re.DOTALL,
 )
+#: A whole row without anything unusual in it, which is most of them; and the values of such a row.
+_PLAIN_ROW = re.compile(
+    r"""\s*+\((?:(?:NULL|-?\d++(?:\.\d++)?|'[^'\\\udc80-\udcff]*+'(?!'))(?:,(?!\))|(?=\))))++\)"""
+)
+_PLAIN_VALUE = re.compile(r"'([^']*+)'|([^,()']++)")
 _UNFINISHED = ("'", '"', "`", "/*")  # what a sign begins with when the literal or comment it opens has no end
 _END = _Token("end", "")
 _NOT_COLUMNS = frozenset(
@@ -89,7 +94,7 @@ class _Reader:
         self._wanted = wanted
         self._buffer = ""
         self._at = 0
-        self._lines_before = 0
+        self._line_now, self._counted_to = 1, 0  # of the text up to there
         self._ended = False
         self._database = path.name.removesuffix(".gz").removesuffix(".sql")
         self._columns: dict[tuple[str, str], list[str]] = {}
@@ -157,9 +162,11 @@ class _Reader:
         if not token.is_word("VALUES", "VALUE"):
             self._refuse(f"rows of {table}: `{token.text[:20]}` where VALUES was expected")
         while True:
-            self._expect("(")
+            values = self._plain_values()
+            if values is None:
+                self._expect("(")
+                values = self._values()
             line = self._line()
-            values = self._values()
             if len(values) != len(columns):
                 self._refuse(f"a row of {table} with {len(values)} values for {len(columns)} columns")
             yield DumpRow(database, table, dict(zip(columns, values, strict=True)), line)
@@ -175,6 +182,15 @@ class _Reader:
         if token.text != ")":
             self._refuse(f"`{token.text[:20]}` in a list of columns")
         return columns
+
+    def _plain_values(self) -> list[str | None] | None:
+        """The values of a row, if it is a plain one."""
+        match = _PLAIN_ROW.match(self._buffer, self._at)
+        if match is None:
+            return None
+        self._at = match.end()
+        values = _PLAIN_VALUE.findall(match[0].strip()[1:-1])
+        return [text if not bare else None if bare == "NULL" else bare for text, bare in values]
 
     def _values(self) -> list[str | None]:
         """The values of a row up to its closing parenthesis."""
@@ -299,12 +315,14 @@ class _Reader:
             self._refuse("a text or comment longer than 64 MiB")
         more = self._file.read(max(CHUNK_CHARACTERS, waiting))
         self._ended = not more
-        self._lines_before += self._buffer.count("\n", 0, self._at)
+        self._line()
         self._buffer = self._buffer[self._at :] + more
-        self._at = 0
+        self._at = self._counted_to = 0
 
     def _line(self) -> int:
-        return self._lines_before + self._buffer.count("\n", 0, self._at) + 1
+        self._line_now += self._buffer.count("\n", self._counted_to, self._at)
+        self._counted_to = self._at
+        return self._line_now
 
     def _refuse(self, what: str) -> NoReturn:
         raise BadInput(f"{self._path}:{self._line()}: {what}.")
