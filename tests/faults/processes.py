@@ -165,10 +165,25 @@ class ServerProcess(OurProcess):
     def answers(self) -> bool:
         """Whether it serves HTTP now; the port takes connections long before."""
         try:
-            with urlopen(f"http://127.0.0.1:{self.port}/healthz", timeout=1):
-                return True
+            self.get("/healthz")
         except OSError:
             return False
+        return True
+
+    def get(self, path: str) -> str:
+        """The body of an answer. Raises OSError, also for an error status."""
+        with urlopen(f"http://127.0.0.1:{self.port}{path}", timeout=2) as answer:
+            body: bytes = answer.read()
+        return body.decode()
+
+    def metric(self, name: str) -> dict[str, float]:
+        """The samples of a metric, by their labels as they are written."""
+        lines = [line.rpartition(" ") for line in self.get("/metrics").splitlines()]
+        return {
+            labels[len(name) :].strip("{}"): float(value)
+            for labels, _, value in lines
+            if labels == name or labels.startswith(name + "{")
+        }
 
     def accepts(self) -> bool:
         """Whether the port takes a connection now."""
@@ -179,8 +194,8 @@ class ServerProcess(OurProcess):
             return False
 
 
-class WorkProcess(OurProcess):
-    """``work``: it relays, consumes and runs jobs, and listens on nothing."""
+class WorkProcess(ServerProcess):
+    """``work``: it relays, consumes and runs jobs, and tells of its health at a port of its own."""
 
     def __init__(self, home: Path, *, command: Sequence[str] = WORK, **settings: object) -> None:
-        super().__init__(home, "work", command=command, **settings)
+        super().__init__(home, command=command, **settings)
