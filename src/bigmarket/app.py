@@ -21,7 +21,7 @@ from bigmarket.activity.revision import Revision
 from bigmarket.award.kinds import KINDS
 from bigmarket.bus.in_process import InProcessBus
 from bigmarket.bus.published import PublishedBus
-from bigmarket.bus.rabbitmq import RabbitConsumer, RabbitParking, RabbitPublisher, queue_depths
+from bigmarket.bus.rabbitmq import ParkedMessage, RabbitConsumer, RabbitParking, RabbitPublisher, queue_depths
 from bigmarket.errors import BigmarketError, Contention, Trouble
 from bigmarket.ids import Ids
 from bigmarket.jobs.backlog import BacklogWatch
@@ -35,8 +35,11 @@ from bigmarket.outbox.relay import SCAN_SECONDS, Relay
 from bigmarket.outbox.task import GRACE_MS, Task
 from bigmarket.settings import Settings
 from bigmarket.storage import queries
-from bigmarket.storage.campaigns import Armed, arm, load_live
+from bigmarket.storage.arming import arm_installation
+from bigmarket.storage.campaigns import Armed, load_live
 from bigmarket.storage.contract import Store
+from bigmarket.storage.escrow import Escrow
+from bigmarket.storage.escrowed import EscrowedStore
 from bigmarket.storage.installation import Stores, prepare
 from bigmarket.storage.leases import Leases
 from bigmarket.storage.mysql import MySqlStore
@@ -51,6 +54,8 @@ STOP_SECONDS = 8.0
 QUEUE_SHARE = 0.35  # of a draw's deadline may pass in the queue; the rest is for its transaction
 WORK_SCAN_SECONDS = 0.2  # where nothing comes from memory, so that every task waits for the scan
 BACKLOG_SECONDS = 5.0
+STOCK_MOVES_SECONDS = 5.0
+STOCK_BALANCE_SECONDS = 30.0
 RECHARGE_ATTEMPTS_MAX = 4
 RETRY_JITTER_SECONDS = 0.05
 SEED_BYTES = 32
@@ -180,14 +185,15 @@ class World:
         self.now_ms = clock
         self.ids = Ids()
         self.stores = open_stores(settings, relays=settings.work)
+        self.escrow = Escrow(self.stores, ids=self.ids, now_ms=clock) if self.stores.escrowed else None
         self.live = Live(self.stores.config)
         self.seed_of = lru_cache(maxsize=SEEDS_KEPT)(self._read_seed)  # a seed never changes
         self.backlog = BacklogWatch(self.stores.shards, queue_depths=partial(broker_depths, settings), now_ms=clock)
         self.work = self._new_work(scan_seconds=SCAN_SECONDS if draws else WORK_SCAN_SECONDS)
         self.lanes = LaneSet(
             [
-                DrawShard(shard, relay.offer if settings.work else _leave_to_others)
-                for shard, relay in zip(self.stores.shards, self.work.relays, strict=True)
+                self._draw_shard(index, relay.offer if settings.work else _leave_to_others)
+                for index, relay in enumerate(self.work.relays)
                 if draws
             ],
             shard_of=self.stores.routing.shard_of,
@@ -205,6 +211,7 @@ class World:
 
     def __enter__(self) -> Self:
         self.live.start()
+        self._finish_stock_moves()
         if self.settings.work:
             self.work.start()
         self.lanes.start()
@@ -225,8 +232,7 @@ class World:
 
     def arm(self, activity_id: int) -> Armed:
         """Compile an activity's configuration and make it live, here at once and elsewhere within a second."""
-        with self.stores.config.writing() as connection:
-            armed = arm(connection, activity_id, kinds=KIND_CHECKS, now_ms=self.now_ms(), new_seed=new_seed)
+        armed = arm_installation(self.stores, activity_id, kinds=KIND_CHECKS, now_ms=self.now_ms(), new_seed=new_seed)
         self.live.refresh()
         return armed
 
@@ -243,17 +249,37 @@ class World:
 
     def _recharge(self, user_id: str, sku: int, out_business_no: str, bundle: Bundle | None) -> QuotaOrder:
         now = self.now_ms()
-        with self.stores.of(user_id).recharging(user_id) as tx:
-            return recharge(
-                tx,
-                user_id=user_id,
-                sku=sku,
-                out_business_no=out_business_no,
-                now_ms=now,
-                order_id=self.ids.make(now),
-                live=self.live.current,
-                bundle_of=lambda _: bundle,
-            )
+
+        def sell() -> QuotaOrder:
+            with self.stores.of(user_id).recharging(user_id) as tx:
+                return recharge(
+                    tx,
+                    user_id=user_id,
+                    sku=sku,
+                    out_business_no=out_business_no,
+                    now_ms=now,
+                    order_id=self.ids.make(now),
+                    live=self.live.current,
+                    bundle_of=lambda _: bundle,
+                )
+
+        return self.escrow.selling(self.stores.routing.shard_of(user_id), sku, sell) if self.escrow else sell()
+
+    def _draw_shard(self, index: int, hand_tasks: Callable[[Sequence[Task]], None]) -> DrawShard:
+        """A shard as its lanes need it; with several, what it lacks of a prize is fetched from the others."""
+        shard = self.stores.shards[index]
+        if self.escrow is None:
+            return DrawShard(shard, hand_tasks)
+        store = EscrowedStore(shard, self.escrow, live=lambda: self.live.current)
+        return DrawShard(store, hand_tasks, partial(self.escrow.fetch, index))
+
+    def _finish_stock_moves(self) -> None:
+        """Whatever an earlier process left half-way; if a database does not answer yet, the job does it."""
+        try:
+            if self.escrow is not None:
+                self.escrow.sweep()
+        except Trouble as trouble:
+            log.warning("stock moves not finished", reason=str(trouble))
 
     def _new_work(self, *, scan_seconds: float) -> Work:
         jobs = self._jobs()
@@ -297,6 +323,11 @@ class World:
         jobs = [
             Job("backlog", BACKLOG_SECONDS, "counts what waits and what is parked, for /metrics", self.backlog.look)
         ]
+        if (escrow := self.escrow) is not None:
+            what = "finishes moves of stock that a crash left half-way"
+            jobs.append(Job("stock-moves", STOCK_MOVES_SECONDS, what, lambda _: _done(escrow.sweep())))
+            what = "brings stock back from shards that have far more than others"
+            jobs.append(Job("stock-balance", STOCK_BALANCE_SECONDS, what, lambda _: _done(escrow.rebalance())))
         if self.settings.broker:
             lost = Redelivery(
                 self.stores.shards,
@@ -335,7 +366,7 @@ def broker_prefixes(settings: Settings) -> list[str]:
     return [prefix] if shards == 1 else [f"{prefix}{index}." for index in range(shards)]
 
 
-def broker_parkings(settings: Settings) -> list[RabbitParking]:
+def broker_parkings(settings: Settings) -> list[BrokerParking]:
     """The broker's parking queues, by shard; none without a broker."""
     return [RabbitParking(settings.broker, prefix=prefix, topics=CONSUMERS) for prefix in broker_prefixes(settings)]
 
@@ -350,10 +381,17 @@ def broker_depths(settings: Settings) -> dict[str, int]:
     }
 
 
+def _done(moves: int) -> None:
+    if moves:
+        log.info("stock moved between shards", moves=moves)
+
+
 def _leave_to_others(tasks: Sequence[object]) -> None:
     """Another process's relay finds the tasks in the store."""
 
 
+BrokerParking = RabbitParking
+DeadLetter = ParkedMessage
 KIND_CHECKS = {name: kind.check for name, kind in KINDS.items()}
 
 __all__ = ["KIND_CHECKS", "BigmarketError", "Live", "World", "new_seed", "now_ms", "open_stores"]

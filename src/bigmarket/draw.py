@@ -77,9 +77,13 @@ class Snapshot:
 
 @dataclass(slots=True, eq=False)
 class Ticket:
-    """The right to one draw, with what was rolled for it; ``reused`` when its raffle order was open before."""
+    """The right to one draw, with what was rolled for it; ``reused`` when its raffle order was open before.
+
+    ``asked_as`` is the order id of its request, which is another then.
+    """
 
     order_id: str
+    asked_as: str
     user_id: str
     request_id: str | None
     activity: LiveActivity
@@ -144,6 +148,7 @@ class Outcome:
     tasks: list[Task] = field(default_factory=list)
     spent: dict[AccountKey, Spending] = field(default_factory=dict)
     taken: dict[StockKey, int] = field(default_factory=dict)
+    missed: dict[StockKey, list[str]] = field(default_factory=dict)  # who wanted a unit and got none, by ``asked_as``
 
 
 class GuardMissed(Exception):
@@ -151,11 +156,15 @@ class GuardMissed(Exception):
 
 
 class StockShort(Exception):
-    """The shard has fewer units than are wanted; roll back, fetch ``wanted`` of each from elsewhere, draw again."""
+    """Units are missing here that other shards may have; roll back, draw the others, fetch them, draw these.
 
-    def __init__(self, wanted: Mapping[StockKey, int]) -> None:
-        super().__init__(wanted)
-        self.wanted = wanted
+    ``missed`` is that of an ``Outcome``: who wants a unit, by award.
+    """
+
+    def __init__(self, missed: Mapping[StockKey, Sequence[str]]) -> None:
+        super().__init__()
+        self.wanted = {key: len(asked) for key, asked in missed.items()}
+        self.asked_as = {order_id for asked in missed.values() for order_id in asked}
 
 
 class DrawTx(Protocol):
@@ -166,14 +175,14 @@ class DrawTx(Protocol):
         ...
 
     def load_stock(self, wanted: Mapping[StockKey, int]) -> dict[StockKey, int | None]:
-        """Units left of each award (None: unlimited), of which so many are wanted; an award without a row has 0.
-
-        Raises ``StockShort`` when more are wanted than are left here, and units may be left elsewhere.
-        """
+        """Units left here of each award (None: unlimited), of which so many may be taken."""
         ...
 
     def apply(self, outcome: Outcome) -> None:
-        """Write it all. Raises ``GuardMissed`` when a guard in a statement refuses."""
+        """Write it all. Raises ``GuardMissed`` when a guard in a statement refuses.
+
+        Raises ``StockShort`` when units were missed here that may be left in other shards.
+        """
         ...
 
 
@@ -273,6 +282,7 @@ def _enter(
     )
     return Ticket(
         order_id,
+        request.order_id,
         request.user_id,
         request.request_id,
         activity,
@@ -299,7 +309,7 @@ def decide(tickets: Iterable[Ticket], stock: Mapping[StockKey, int | None], *, n
             wheel,
             ticket.pick,
             ordinal_today=ticket.ordinal_today,
-            take_unit=partial(_has_unit, stock, outcome.taken, wheel.strategy_id),
+            take_unit=partial(_has_unit, stock, outcome, ticket),
         )
         key = (wheel.strategy_id, won.award_id)
         outcome.taken[key] = outcome.taken.get(key, 0) + 1
@@ -308,13 +318,14 @@ def decide(tickets: Iterable[Ticket], stock: Mapping[StockKey, int | None], *, n
     return outcome
 
 
-def _has_unit(
-    stock: Mapping[StockKey, int | None], taken: Mapping[StockKey, int], strategy_id: int, award_id: int
-) -> bool:
+def _has_unit(stock: Mapping[StockKey, int | None], outcome: Outcome, ticket: Ticket, award_id: int) -> bool:
     """Whether a unit is left after what this batch took; the award that is won is counted by ``decide``."""
-    key = (strategy_id, award_id)
+    key = (ticket.revision.wheel.strategy_id, award_id)
     left = stock.get(key, 0)
-    return left is None or taken.get(key, 0) < left
+    if left is None or outcome.taken.get(key, 0) < left:
+        return True
+    outcome.missed.setdefault(key, []).append(ticket.asked_as)
+    return False
 
 
 def _write_order(ticket: Ticket, outcome: Outcome) -> None:

@@ -41,6 +41,7 @@ log = structlog.get_logger(__name__)
 ATTEMPTS_MAX = 4  # the first try and three more after a lost race
 RETRY_SECONDS_MAX = 0.3  # no further try once a batch has taken so long
 JITTER_SECONDS = 0.02
+FETCH_SECONDS_MAX = 0.6  # no further units are fetched for a batch that has taken so long
 LOG_SECONDS = 1.0  # a failing lane says so once in this time
 SETTLE_ATTEMPTS_MAX = 5
 SETTLE_WAIT_SECONDS = 0.2
@@ -134,6 +135,7 @@ class Lane:
         self._accepting = True
         self._log_again_at = 0.0
         self._failures_unlogged = 0
+        self._fetch_until = 0.0
         self.batches = self.draws = self.refusals = self.troubles = self.retries = 0
 
     def start(self) -> None:
@@ -194,6 +196,7 @@ class Lane:
     def _serve(self, batch: list[Submission]) -> None:
         if not batch:
             return
+        self._fetch_until = time.monotonic() + FETCH_SECONDS_MAX
         now_ms = self._now_ms()
         make = self._ids.make
         requests = [DrawRequest(make(now_ms), s.user_id, s.activity_id, s.request_id) for s in batch]
@@ -210,9 +213,10 @@ class Lane:
         """Draw the batch; when something in it breaks the transaction, halve it until the poison stands alone."""
         try:
             return self._try(requests, now_ms)
+        except StockShort as short:
+            return self._draw_apart(requests, short, now_ms)
         except Trouble as trouble:
-            self._log_failure(trouble)
-            return BatchResult([trouble] * len(requests), [])
+            return self._failed(requests, trouble)
         except Exception as fault:
             if len(requests) == 1:
                 log.exception("draw failed", user_id=requests[0].user_id, activity_id=requests[0].activity_id)
@@ -220,6 +224,28 @@ class Lane:
         middle = len(requests) // 2
         left, right = self._draw(requests[:middle], now_ms), self._draw(requests[middle:], now_ms)
         return BatchResult([*left.answers, *right.answers], [*left.tasks, *right.tasks])
+
+    def _draw_apart(self, requests: Sequence[DrawRequest], short: StockShort, now_ms: int) -> BatchResult:
+        """Draw those who miss nothing; then fetch what the others miss, and draw them: what came is used at once."""
+        waiting = [request for request in requests if request.order_id in short.asked_as]
+        ready = [request for request in requests if request.order_id not in short.asked_as]
+        results = {True: self._draw(ready, now_ms) if ready else BatchResult([], [])}
+        try:
+            if time.monotonic() > self._fetch_until:
+                raise Contention("Others kept taking the last units of a prize; nothing was spent. Try again.")
+            self._fetch_stock(short.wanted)
+            results[False] = self._draw(waiting, now_ms)
+        except Trouble as trouble:
+            results[False] = self._failed(waiting, trouble)
+        answers = {was_ready: iter(result.answers) for was_ready, result in results.items()}
+        return BatchResult(
+            [next(answers[request.order_id not in short.asked_as]) for request in requests],
+            [task for result in results.values() for task in result.tasks],
+        )
+
+    def _failed(self, requests: Sequence[DrawRequest], trouble: Trouble) -> BatchResult:
+        self._log_failure(trouble)
+        return BatchResult([trouble] * len(requests), [])
 
     def _try(self, requests: Sequence[DrawRequest], now_ms: int) -> BatchResult:
         """One transaction, tried again after a lost race, settled when its commit's fate is unknown."""
@@ -230,8 +256,6 @@ class Lane:
                     result = draw_batch(tx, requests, live=self._live(), now_ms=now_ms)
             except OutcomeUnknown:
                 return self._settle(requests, result)
-            except StockShort as short:
-                self._fetch_stock(short.wanted)
             except (GuardMissed, Contention):
                 self.retries += 1
                 if time.monotonic() > give_up_at:

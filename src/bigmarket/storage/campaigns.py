@@ -51,20 +51,42 @@ def arm(
     now_ms: int,
     new_seed: Callable[[], bytes],
 ) -> Armed:
-    """Compile the stored configuration of an activity, provide its stock, and make it live.
+    """Compile the stored configuration of an activity, provide its stock, and make it live, all in this database.
+
+    With several, use ``arm_installation`` (arming.py).
 
     A new seed epoch begins when the revision is another than before. Raises NotFound for an unknown activity and
     ConfigurationInvalid, with all problems, for one that cannot be drawn.
     """
-    row = _locked_activity(connection, activity_id)
-    campaign = read_campaign(connection, activity_id)
-    assert campaign is not None, "its row is there"
+    row, campaign = locked_campaign(connection, activity_id)
     stocks = (_award_stock(connection, campaign.strategy), _sku_stock(connection, campaign))
     problems = inspect_campaign(campaign, kinds=kinds) + [found for stock in stocks for found in _below_sold(stock)]
     if not problems:
         problems = [found for stock in stocks for found in _provide(connection, stock)]
     if problems:
         raise ConfigurationInvalid(f"activity {activity_id}", problems)
+    return make_live(connection, row, campaign, now_ms=now_ms, new_seed=new_seed)
+
+
+def locked_campaign(connection: Connection, activity_id: int) -> tuple[RowMapping, Campaign]:
+    """The activity's row, locked (where rows can be) so that those who arm it come one after the other.
+
+    Raises NotFound.
+    """
+    query = select(t.raffle_activity).where(t.raffle_activity.c.activity_id == activity_id).with_for_update()
+    row = connection.execute(query).mappings().one_or_none()
+    if row is None:
+        raise NotFound(f"There is no activity {activity_id}; load its campaign file with `bigmarket apply`.")
+    campaign = read_campaign(connection, activity_id)
+    assert campaign is not None, "its row is there"
+    return row, campaign
+
+
+def make_live(
+    connection: Connection, row: RowMapping, campaign: Campaign, *, now_ms: int, new_seed: Callable[[], bytes]
+) -> Armed:
+    """Compile a sound campaign whose stock is provided, and let the activity run by it; ``row`` is locked."""
+    activity_id = campaign.activity.activity_id
     revision = compile_revision(campaign)
     changed = row["revision_id"] != revision.revision_id
     _keep_revision(connection, activity_id, revision=revision, now_ms=now_ms)
@@ -180,27 +202,19 @@ def _sku_stock(connection: Connection, campaign: Campaign) -> _Stock:
     )
 
 
-def _locked_activity(connection: Connection, activity_id: int) -> RowMapping:
-    """The activity's row, locked (where rows can be) so that two who arm it come one after the other."""
-    query = select(t.raffle_activity).where(t.raffle_activity.c.activity_id == activity_id).with_for_update()
-    row = connection.execute(query).mappings().one_or_none()
-    if row is None:
-        raise NotFound(f"There is no activity {activity_id}; load its campaign file with `bigmarket apply`.")
-    return row
-
-
 def _below_sold(stock: _Stock) -> list[Problem]:
     return [
-        _too_few(stock, place=place, key=key, sold=stock.rows[key]["sold"])
+        too_few(f"{stock.path}[{place}].stock", f"{stock.key} {key}", sold=stock.rows[key]["sold"])
         for place, (key, units) in enumerate(stock.alloc.items())
         if units is not None and key in stock.rows and units < stock.rows[key]["sold"]
     ]
 
 
-def _too_few(stock: _Stock, *, place: int, key: int, sold: int | None) -> Problem:
+def too_few(path: str, item: str, *, sold: int | None) -> Problem:
+    """There are fewer units at ``path`` than were ``sold`` (None: some) of ``item``."""
     gone = "units" if sold is None else f"{sold} units"
-    reason = f"stock below what is already won: {gone} of {stock.key} {key} are gone"
-    return Problem(f"{stock.path}[{place}].stock", reason, "Raise it at least to that")
+    reason = f"stock below what is already won: {gone} of {item} are gone"
+    return Problem(path, reason, "Raise it at least to that")
 
 
 def _provide(connection: Connection, stock: _Stock) -> list[Problem]:
@@ -220,7 +234,7 @@ def _provide(connection: Connection, stock: _Stock) -> list[Problem]:
         this = and_(columns[stock.key] == key, *(columns[name] == value for name, value in stock.fixed.items()))
         enough = true() if units is None else columns.sold <= units
         if connection.execute(update(stock.table).where(this, enough).values(alloc=units)).rowcount == 0:
-            problems.append(_too_few(stock, place=place, key=key, sold=None))
+            problems.append(too_few(f"{stock.path}[{place}].stock", f"{stock.key} {key}", sold=None))
     return problems
 
 

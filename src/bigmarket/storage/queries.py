@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from sqlalchemy import Connection, select, text
 
 from bigmarket.activity.armory import read_revision
@@ -60,10 +62,31 @@ def revision_of(connection: Connection, activity_id: int, revision_id: str) -> R
 
 
 def stock_left(connection: Connection, strategy_id: int) -> dict[int, int | None]:
-    """Units left of each award of a strategy; None is unlimited."""
+    """Units left of each award of a strategy in this database; None is unlimited."""
     s = t.award_stock.c
     rows = connection.execute(select(s.award_id, s.alloc - s.sold).where(s.strategy_id == strategy_id))
     return {award_id: left for award_id, left in rows}  # noqa: C416  rows are no tuples to the type checker
+
+
+def stock_sold(connection: Connection, strategy_id: int) -> dict[int, int]:
+    """Units of each award of a strategy that were won in this database."""
+    s = t.award_stock.c
+    rows = connection.execute(select(s.award_id, s.sold).where(s.strategy_id == strategy_id))
+    return {award_id: sold for award_id, sold in rows}  # noqa: C416
+
+
+def stock_totals(connection: Connection, strategy_id: int) -> dict[int, int | None]:
+    """Units of each award of a strategy that the hub has in all; None is unlimited."""
+    h = t.stock_hub.c
+    rows = connection.execute(select(h.item_id, h.total).where(h.strategy_id == strategy_id))
+    return {award_id: total for award_id, total in rows}  # noqa: C416
+
+
+def sku_stock_left(connection: Connection, skus: Sequence[int]) -> dict[int, int]:
+    """Units left of these skus in this database."""
+    s = t.sku_stock.c
+    rows = connection.execute(select(s.sku, s.alloc - s.sold).where(s.sku.in_(skus)))
+    return {sku: left for sku, left in rows}  # noqa: C416
 
 
 def ping(connection: Connection) -> None:
