@@ -10,15 +10,18 @@ from sqlalchemy import Connection, insert
 
 from bigmarket.activity.armory import warnings_of
 from bigmarket.activity.campaign import Campaign
-from bigmarket.errors import ConfigurationInvalid, Duplicate, Problem
+from bigmarket.draw import StockKey
+from bigmarket.errors import BadInput, ConfigurationInvalid, Duplicate, Problem
 from bigmarket.importing import reference as r
 from bigmarket.importing.campaigns import Mapped
 from bigmarket.importing.drafting import Configuration
 from bigmarket.importing.report import CampaignResult, Report
 from bigmarket.importing.terms import ActivityFacts, Options, Target, facts_of
 from bigmarket.storage import schema as t
-from bigmarket.storage.campaigns import arm, load_live, read_campaign, write_campaign
+from bigmarket.storage.arming import arm_installation
+from bigmarket.storage.campaigns import Armed, load_live, read_campaign, write_campaign
 from bigmarket.storage.installation import Stores
+from bigmarket.storage.transfers import SKUS, standings
 
 UNUSED = "no imported activity uses it"
 REFUSED = "its activity was refused"
@@ -33,6 +36,8 @@ def load_campaigns(
     mapped: Sequence[Mapped], configuration: Configuration, target: Target, options: Options, report: Report
 ) -> dict[int, ActivityFacts]:
     """What is known of every activity that is here afterwards, those that were here before included."""
+    if target.stores is not None and target.stores.escrowed and not options.arm:
+        raise BadInput("With several databases units are counted once a campaign is armed: leave --no-arm out.")
     facts = _activities_here(target)
     used: dict[str, dict[int, str]] = defaultdict(dict)
     for item in mapped:
@@ -91,33 +96,36 @@ def _refused(item: Mapped, problems: Iterable[Problem]) -> CampaignResult:
 
 
 def _write(stores: Stores, campaign: Campaign, target: Target, options: Options) -> tuple[str | None, int | None]:
-    """The campaign, its stock and its revision in one transaction."""
+    """The campaign and, unless it shall not be, its revision: its id and seed epoch."""
     with stores.config.writing() as connection:
         write_campaign(connection, campaign)
-        if options.arm:
-            armed = arm(
-                connection,
-                campaign.activity.activity_id,
-                kinds=target.kinds,
-                now_ms=options.now_ms,
-                new_seed=target.new_seed,
-            )
-            return armed.revision_id, armed.epoch
-        _provide_stock(connection, campaign)
-    return None, None
+        if not options.arm:
+            _provide_stock(connection, campaign)
+            return None, None
+    armed = _arm(campaign.activity.activity_id, stores, target, options)
+    return armed.revision_id, armed.epoch
+
+
+def _arm(activity_id: int, stores: Stores, target: Target, options: Options) -> Armed:
+    return arm_installation(stores, activity_id, kinds=target.kinds, now_ms=options.now_ms, new_seed=target.new_seed)
 
 
 def _provide_stock(connection: Connection, campaign: Campaign) -> None:
     """Rows in which users' units are counted; arming finds them as it would have made them."""
     strategy_id = campaign.strategy.strategy_id
-    prizes = [
-        {"strategy_id": strategy_id, "award_id": award.award_id, "alloc": award.stock, "sold": 0}
-        for award in campaign.strategy.awards
+    prizes = {(strategy_id, award.award_id): award.stock for award in campaign.strategy.awards}
+    skus: dict[StockKey, int | None] = {(SKUS, sku.sku): sku.stock for sku in campaign.skus}
+    there = standings(connection, [*prizes, *skus])
+    rows = [
+        {"strategy_id": strategy_id, "award_id": key[1], "alloc": stock, "sold": 0}
+        for key, stock in prizes.items()
+        if key not in there
     ]
-    connection.execute(insert(t.award_stock), prizes)
-    skus = [{"sku": sku.sku, "alloc": sku.stock, "sold": 0} for sku in campaign.skus]
-    if skus:
-        connection.execute(insert(t.sku_stock), skus)
+    if rows:
+        connection.execute(insert(t.award_stock), rows)
+    rows = [{"sku": key[1], "alloc": stock, "sold": 0} for key, stock in skus.items() if key not in there]
+    if rows:
+        connection.execute(insert(t.sku_stock), rows)
 
 
 # --- what is here -------------------------------------------------------------------------------------------------
@@ -136,12 +144,16 @@ def _activities_here(target: Target) -> dict[int, ActivityFacts]:
 
 
 def _epoch_armed(activity_id: int, here: ActivityFacts, target: Target, options: Options) -> int | None:
-    """The activity's seed epoch; one that was never armed is armed now, unless nothing shall be."""
-    if here.epoch is not None or target.stores is None or options.dry_run or not options.arm:
+    """The activity's seed epoch; one that was never armed is armed now, or at least given rows for its stock."""
+    if here.epoch is not None or target.stores is None or options.dry_run:
         return here.epoch
+    if options.arm:
+        return _arm(activity_id, target.stores, target, options).epoch
     with target.stores.config.writing() as connection:
-        armed = arm(connection, activity_id, kinds=target.kinds, now_ms=options.now_ms, new_seed=target.new_seed)
-    return armed.epoch
+        campaign = read_campaign(connection, activity_id)
+        assert campaign is not None, "it was found before"
+        _provide_stock(connection, campaign)
+    return None
 
 
 # --- what became of the rows --------------------------------------------------------------------------------------

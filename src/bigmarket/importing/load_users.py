@@ -14,18 +14,23 @@ from typing import Any, NamedTuple
 from sqlalchemy import Column, ColumnElement, Connection, Table, insert, or_, select, update
 from sqlalchemy.exc import IntegrityError
 
+from bigmarket.draw import StockKey
 from bigmarket.errors import BigmarketError, Contention
+from bigmarket.ids import Ids
 from bigmarket.importing.mapping import map_user
 from bigmarket.importing.report import Report
 from bigmarket.importing.staging import Staging
 from bigmarket.importing.terms import Target, Terms
 from bigmarket.importing.users import NewRow, sort_out
 from bigmarket.storage import schema as t
-from bigmarket.storage.contract import Store
+from bigmarket.storage.escrow import Escrow
+from bigmarket.storage.installation import Stores
 from bigmarket.storage.routing import SplitTables, part_of
+from bigmarket.storage.transfers import SKUS, named, standings
 
 USERS_PER_CHUNK = 200
 ROWS_PER_CHUNK = 5_000
+ATTEMPTS_MAX = 5  # to bring units of stock to a shard
 KEYS_PER_QUERY = 500  # an IN list longer than a thousand is refused by some engines
 
 LATE = "its user is here already: what came later is not brought over"
@@ -56,6 +61,14 @@ class StockShort(BigmarketError):
     code = "stock_short"
 
 
+class _Short(Exception):
+    """So many units of each item are ``wanted`` beside those that are here."""
+
+    def __init__(self, wanted: Mapping[StockKey, int]) -> None:
+        super().__init__(wanted)
+        self.wanted = wanted
+
+
 class MappedUser(NamedTuple):
     """A user's rows as they will be here, and what was found on the way."""
 
@@ -68,9 +81,17 @@ def load_users(
     staging: Staging, target: Target, terms: Terms, *, dry_run: bool, report: Report, say: Callable[[str], None]
 ) -> None:
     """Bring all users over, chunk by chunk; ``report`` hears of a chunk once it is committed."""
+    stores = target.stores
+    escrow = Escrow(stores, ids=Ids(), now_ms=lambda: terms.now_ms) if stores and stores.escrowed else None
     for chunk in _chunks(_mapped_users(staging, terms)):
-        for store, users in _by_store(chunk, target):
-            _load_chunk(store, users, report, dry_run=dry_run)
+        if stores is None:
+            _tell(_plan(chunk, _Here()), report)
+        elif dry_run:
+            for plan in _look_only(stores, chunk):
+                _tell(plan, report)
+        else:
+            for shard, users in _by_shard(chunk, stores):
+                _tell(_load_shard(stores, escrow, shard, users), report)
         say(f"{report.users_done:,} of {report.users:,} users")
 
 
@@ -103,31 +124,42 @@ def _chunks(users: Iterable[MappedUser]) -> Iterator[list[MappedUser]]:
         yield chunk
 
 
-def _by_store(chunk: Sequence[MappedUser], target: Target) -> Iterator[tuple[Store | None, list[MappedUser]]]:
-    if target.stores is None:
-        yield None, list(chunk)
-        return
-    shards: dict[int, tuple[Store, list[MappedUser]]] = {}
+def _by_shard(chunk: Sequence[MappedUser], stores: Stores) -> Iterator[tuple[int, list[MappedUser]]]:
+    shards: dict[int, list[MappedUser]] = {}
     for user in chunk:
-        store = target.stores.of(user.user_id)
-        shards.setdefault(id(store), (store, []))[1].append(user)
-    yield from shards.values()
+        shards.setdefault(stores.routing.shard_of(user.user_id), []).append(user)
+    yield from sorted(shards.items())
 
 
-def _load_chunk(store: Store | None, users: Sequence[MappedUser], report: Report, *, dry_run: bool) -> None:
-    if store is None:
-        plan = _plan(users, _Here())
-    elif dry_run:
-        with store.reading() as connection:
-            plan = _plan(users, _look(connection, users))
-    else:
+def _look_only(stores: Stores, users: Sequence[MappedUser]) -> Iterator[_Plan]:
+    """What would be done."""
+    for shard, some in _by_shard(users, stores):
+        with stores.shards[shard].reading() as connection:
+            yield _plan(some, _look(connection, some))
+
+
+def _load_shard(stores: Stores, escrow: Escrow | None, shard: int, users: Sequence[MappedUser]) -> _Plan:
+    """One transaction; again when units of stock have to come from another database first."""
+    store = stores.shards[shard]
+    for _ in range(ATTEMPTS_MAX):
         try:
             with store.writing() as connection:
                 plan = _plan(users, _look(connection, users))
                 _write(connection, plan, store.split)
+                return plan
         except IntegrityError as error:
             raise Contention("Somebody else wrote some of these rows meanwhile. Run this again.") from error
-    _tell(plan, users, report)
+        except _Short as short:
+            wanted = short.wanted
+            if escrow is not None:
+                escrow.fetch(shard, wanted)
+                continue
+        break
+    items = ", ".join(f"{units} of {named(key)}" for key, units in sorted(wanted.items()))
+    raise StockShort(
+        f"More units were won or ordered there than are left here; short by {items}. Raise the stock in the campaign "
+        "file, apply and arm it, then import again; users imported so far stay."
+    )
 
 
 # --- what is here already -----------------------------------------------------------------------------------------
@@ -180,6 +212,7 @@ def _key_of(table: Table, values: Mapping[str, Any]) -> object:
 class _Plan:
     """``fresh`` rows are written; of ``known`` users something was here before; ``left_out`` rows have a reason."""
 
+    users: Sequence[MappedUser]
     fresh: dict[Table, list[NewRow]] = field(default_factory=lambda: {table: [] for table in _KEYS})
     known: set[str] = field(default_factory=set)
     there: Counter[str] = field(default_factory=Counter)
@@ -187,7 +220,7 @@ class _Plan:
 
 
 def _plan(users: Sequence[MappedUser], here: _Here) -> _Plan:
-    plan = _Plan()
+    plan = _Plan(users)
     for user in users:
         records: set[object] = set()  # new ones
         for row in user.rows:
@@ -236,32 +269,32 @@ def _write(connection: Connection, plan: _Plan, split: SplitTables) -> None:
     """Rows first; the stock that everybody shares last."""
     for table, rows in plan.fresh.items():
         insert_rows(connection, table, [row.values for row in rows], split=split)
-    records = [row.values for row in plan.fresh[t.user_award_record]]
-    won = Counter((record["strategy_id"], record["award_id"]) for record in records)
-    for (strategy_id, award_id), units in sorted(won.items()):
-        _count_sold(connection, t.award_stock, units, strategy_id=strategy_id, award_id=award_id)
-    ordered = Counter(row.values["sku"] for row in plan.fresh[t.raffle_activity_order])
-    for sku, units in sorted(ordered.items()):
-        _count_sold(connection, t.sku_stock, units, sku=sku)
+    taken: Counter[StockKey] = Counter()
+    for row in plan.fresh[t.user_award_record]:
+        taken[row.values["strategy_id"], row.values["award_id"]] += 1
+    for row in plan.fresh[t.raffle_activity_order]:
+        taken[SKUS, row.values["sku"]] += 1
+    _count_sold(connection, taken)
 
 
-def _count_sold(connection: Connection, table: Table, units: int, **where: int) -> None:
-    """Count units as sold; without a row there is nothing to count. Raises StockShort when there are not so many."""
-    this = [table.c[name] == value for name, value in where.items()]
-    enough = or_(table.c.alloc.is_(None), table.c.sold + units <= table.c.alloc)
-    changed = connection.execute(update(table).where(*this, enough).values(sold=table.c.sold + units)).rowcount
-    if not changed and connection.execute(select(table.c.sold).where(*this)).first() is not None:
-        item = " ".join(f"{name} {value}" for name, value in where.items())
-        raise StockShort(
-            f"There are fewer units left of {item} than the {units} that were won or ordered there. Raise its stock "
-            "in the campaign file, apply and arm it, then import again; users imported so far stay."
-        )
+def _count_sold(connection: Connection, taken: Mapping[StockKey, int]) -> None:
+    """Count units as sold; what has no row here is not counted. Raises ``_Short`` when there are not so many."""
+    there = standings(connection, list(taken), lock=True)
+    wanted = {key: taken[key] - here.free for key, here in there.items() if here.alloc is not None}
+    if short := {key: units for key, units in wanted.items() if units > 0}:
+        raise _Short(short)
+    for key in sorted(there):
+        table, name = (t.sku_stock, "sku") if key[0] == SKUS else (t.award_stock, "award_id")
+        this = [table.c[name] == key[1]]
+        if key[0] != SKUS:
+            this.append(table.c.strategy_id == key[0])
+        connection.execute(update(table).where(*this).values(sold=table.c.sold + taken[key]))
 
 
-def _tell(plan: _Plan, users: Sequence[MappedUser], report: Report) -> None:
-    for user in users:
+def _tell(plan: _Plan, report: Report) -> None:
+    for user in plan.users:
         report.absorb(user.found, faults=user.user_id not in plan.known)
-    report.users_done += len(users)
+    report.users_done += len(plan.users)
     for source, number in plan.there.items():
         report.table(source).there_already += number
     for row, reason in plan.left_out:
