@@ -37,9 +37,9 @@ SLACK_SECONDS = 1.0  # for a machine that runs everything at once: databases, br
 SUPERVISED_SECONDS = 0.05
 PROBE_SECONDS = 0.05
 CLIENTS = 16
-THINK_SECONDS = 0.004
-#: Some 70, 350 and 1,000 draws later these have run out.
-FEW = {2: 300, 3: 50, 4: 3}
+THINK_SECONDS = 0.04
+#: Some 60, 200 and 350 draws later these have run out.
+FEW = {2: 100, 3: 30, 4: 3}
 
 DATABASE, SHARD, BROKER, SERVE, SERVE2, WORK = "mariadb", "shard", "rabbitmq", "serve", "serve2", "work"
 
@@ -115,7 +115,10 @@ class Production:
                 credit(stores.shards[shard], users, config=stores.config)
             stack.callback(self._revive_services)
             for program in self.programs.values():
-                stack.enter_context(program)
+                stack.push(program)
+                program.start()
+            for program in self.programs.values():
+                program.wait_ready()
             if self.broker is not None:
                 wait_until(self._declared, seconds=10)
                 self._declared_at = time.monotonic()
@@ -126,10 +129,10 @@ class Production:
         """Where the servers listen."""
         return [server.port for server in self.servers]
 
-    def load(self, rng: random.Random, *, clients: int = CLIENTS, users: Sequence[str] = ()) -> Load:
+    def load(self, rng: random.Random, *, users: Sequence[str] = (), think_seconds: float = THINK_SECONDS) -> Load:
         """Clients of all servers, for ``users`` (by default all)."""
         asks = asks_of(users or self.users, each=DRAWS_EACH, rng=rng)
-        return Load(self.ports, asks, clients=clients, rng=rng, think_seconds=THINK_SECONDS)
+        return Load(self.ports, asks, clients=CLIENTS, rng=rng, think_seconds=think_seconds)
 
     # --- hurting ------------------------------------------------------------------------------------------------
 

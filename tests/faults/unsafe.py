@@ -6,11 +6,15 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from bigmarket import app
 from bigmarket.api.server import serve
 from bigmarket.draw import DrawRequest, Outcome, Snapshot
 from bigmarket.settings import load_settings
+from bigmarket.storage.mysql import MySqlStore
+from bigmarket.storage.mysql_bulk import MySqlBulk
+from bigmarket.storage.mysql_draw import MySqlDrawTx
 from bigmarket.storage.routing import WHOLE, SplitTables
 from bigmarket.storage.sqlite import SqliteStore
 from bigmarket.storage.sqlite_bulk import SqliteBulk
@@ -62,6 +66,29 @@ class ForgetfulTx(SqliteDrawTx):
         super().apply(outcome)
 
 
+class TasksLate(MySqlStore):
+    """Means to write the tasks in a transaction of their own, when it finds the time."""
+
+    def _draw_tx(self, cursor: Any) -> MySqlDrawTx:
+        return TasksLateTx(MySqlBulk(cursor), split=self.split, grace_ms=0)
+
+
+class TasksLateTx(MySqlDrawTx):
+    """The transaction of ``TasksLate``."""
+
+    def apply(self, outcome: Outcome) -> None:
+        """Without the tasks."""
+        outcome.tasks = []
+        super().apply(outcome)
+
+
+UNSAFE = {
+    "commits_late": ("SqliteStore", CommitsLate),
+    "forgetful": ("SqliteStore", Forgetful),
+    "tasks_late": ("MySqlStore", TasksLate),
+    "safe": ("MySqlStore", MySqlStore),
+}
+
 if __name__ == "__main__":
-    app.SqliteStore = {"commits_late": CommitsLate, "forgetful": Forgetful}[sys.argv[1]]  # type: ignore[misc]
+    setattr(app, *UNSAFE[sys.argv[1]])
     sys.exit(serve(load_settings()))

@@ -198,8 +198,9 @@ def _tasks_missing(connection: Connection, now_ms: int) -> Iterator[BadRow]:
 def _effects_differ(connection: Connection, now_ms: int) -> Iterator[BadRow]:  # noqa: ARG001
     """Completed records without their effect, and effects whose record is not completed."""
     groups = connection.execute(
-        text("""SELECT r.activity_id, r.revision_id, r.award_id, r.award_state, COUNT(*) AS records,
-                       COUNT(c.order_id) AS effects, MIN(r.order_id) AS first_order
+        text("""SELECT r.activity_id, r.revision_id, r.award_id, r.award_state,
+                       COUNT(DISTINCT r.order_id) AS records, COUNT(c.order_id) AS effects,
+                       MIN(r.order_id) AS first_order
                 FROM user_award_record r LEFT JOIN user_credit_order c ON c.out_business_no = r.order_id
                 GROUP BY r.activity_id, r.revision_id, r.award_id, r.award_state""")
     )
