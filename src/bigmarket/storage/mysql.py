@@ -8,6 +8,7 @@ statements may not take long, and a patient one for campaigns, migrations and th
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any
@@ -33,6 +34,7 @@ STATEMENT_SECONDS = 4
 ANSWER_SECONDS = 6  # the socket gives up after that; the server should have done so before
 CONNECT_SECONDS = 2
 POOL_WAIT_SECONDS = 0.25
+STALE_SECONDS = 0.25  # a lost connection that is told so fast was lost while nobody used it
 POOL_MAX = 24
 PATIENT_MAX = 4
 PATIENT_ANSWER_SECONDS = 3600
@@ -43,13 +45,16 @@ SQL_MODE = "STRICT_ALL_TABLES"  # and so neither ANSI_QUOTES nor NO_BACKSLASH_ES
 JSON_BYTES_MAX = 64 << 20  # MariaDB would cut an aggregated answer at 1 MiB
 
 _LOCK_WAIT_TIMEOUT, _DEADLOCK, _QUERY_LIMITS = 1205, 1213, (1969, 3024, 1317)
+_ROLLED_BACK = (_LOCK_WAIT_TIMEOUT, _DEADLOCK)  # all that a server may answer to a COMMIT that it did not do
 _DUPLICATE = 1062
 _FULL = (1021, 1114, 3675, 1041)
 _LOST = (2002, 2003, 2006, 2013, 2014, 2055, 1053, 1927, 4031, 0)
+_TOO_MANY_CONNECTIONS = (1040, 1203, 1226)
 _READ_ONLY = (1290, 1792, 1836)
 _NO_ENTRY = (1044, 1045, 1698)
 _NO_DATABASE = 1049
 _TABLE_EXISTS = 1050
+_UNKNOWN = "The connection was lost at the commit, so its outcome is not known yet; repeat the request to learn it."
 
 
 class MySqlStore:
@@ -132,7 +137,7 @@ class MySqlStore:
     @contextmanager
     def writing(self) -> Iterator[Connection]:
         """One write transaction for cold paths; committed when the block ends."""
-        with translated(self.url), self._patient.begin() as connection:
+        with translated(self.url), _committed(self._patient) as connection:
             yield connection
 
     def updating(self) -> AbstractContextManager[Connection]:
@@ -204,7 +209,7 @@ class MySqlStore:
     @contextmanager
     def _quickly(self) -> Iterator[Connection]:
         """One short write transaction of a cold path."""
-        with translated(self.url), self._quick.begin() as connection:
+        with translated(self.url), _committed(self._quick) as connection:
             yield connection
 
     @contextmanager
@@ -228,29 +233,42 @@ class MySqlStore:
                 connection.commit()
             except Exception as error:
                 connection.invalidate()
-                if _code_of(error) in (_LOCK_WAIT_TIMEOUT, _DEADLOCK):
+                if _code_of(error) in _ROLLED_BACK:
                     raise
-                raise OutcomeUnknown(
-                    "The connection was lost at the commit; its outcome is being looked up."
-                ) from error
+                raise OutcomeUnknown(_UNKNOWN) from error
             connection.close()
 
     def _begun(self) -> PoolProxiedConnection:
-        """A connection in a transaction. One that went stale in the pool is replaced, once."""
-        connection = self._quick.raw_connection()
-        try:
-            _begin(connection)
-        except Exception as error:
-            connection.invalidate()
-            if _code_of(error) not in _LOST:
-                raise
+        """A connection in a transaction. Those that went stale in the pool are replaced, all of them if need be.
+
+        A stale one is told at once; a server that does not answer is not asked again.
+        """
+        give_up_at = time.monotonic() + STALE_SECONDS
+        while True:
             connection = self._quick.raw_connection()
             try:
                 _begin(connection)
-            except BaseException:
+            except BaseException as error:
                 connection.invalidate()
-                raise
-        return connection
+                if _code_of(error) not in _LOST or time.monotonic() > give_up_at:
+                    raise
+            else:
+                return connection
+
+
+@contextmanager
+def _committed(engine: Engine) -> Iterator[Connection]:
+    """A connection whose transaction is committed when the block ends, unless the block did so or rolled it back."""
+    with engine.connect() as connection:
+        transaction = connection.begin()
+        yield connection
+        if transaction.is_active:
+            try:
+                transaction.commit()
+            except Exception as error:
+                if _code_of(error) in _ROLLED_BACK:
+                    raise
+                raise OutcomeUnknown(_UNKNOWN) from error
 
 
 def _begin(connection: PoolProxiedConnection) -> None:
@@ -348,6 +366,11 @@ _TROUBLES: tuple[tuple[tuple[int, ...], type[Trouble], str], ...] = (
         "Others kept the database locked; nothing was spent. Try again.",
     ),
     (_FULL, StorageFull, "The database's disk is full; nothing was spent. Free some space, then try again."),
+    (
+        _TOO_MANY_CONNECTIONS,
+        Overloaded,
+        "The database at {server} takes no more connections; nothing was spent. Try again.",
+    ),
     (_NO_ENTRY, Trouble, "The database at {server} refuses the user {user}, or its password."),
     (
         (_NO_DATABASE,),

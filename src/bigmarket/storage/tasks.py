@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 
 from sqlalchemy import Connection, delete, func, insert, select, update
+from sqlalchemy.exc import IntegrityError
 
 from bigmarket.award.message import SEND_AWARD
 from bigmarket.outbox.parking import ParkedTask
@@ -43,7 +45,8 @@ def park_task(connection: Connection, parked: ParkedTask, *, now_ms: int) -> Non
     """Put a task that left the outbox (a broker had it) into the parking lot; once, however often it is told."""
     connection.execute(delete(task).where(task.c.message_id == parked.message_id))
     values = {**parked._asdict(), "message": parked.message.decode(), "state": "parked", "next_at_ms": now_ms}
-    connection.execute(insert(task).values(values))
+    with suppress(IntegrityError), connection.begin_nested():  # another process was told at the same time
+        connection.execute(insert(task).values(values))
 
 
 def reopen_tasks(connection: Connection, tasks: Sequence[Task], *, now_ms: int) -> int:
