@@ -9,15 +9,15 @@ from contextlib import suppress
 
 
 class Proxy:
-    """Listens on ``port`` of loopback and passes bytes to and from ``target`` until told otherwise."""
+    """Listens on ``port`` of loopback (0: any) and passes bytes to and from ``target`` until told otherwise."""
 
-    def __init__(self, target: tuple[str, int], *, tls: ssl.SSLContext | None = None) -> None:
+    def __init__(self, target: tuple[str, int], *, tls: ssl.SSLContext | None = None, port: int = 0) -> None:
         self._target = target
         self._tls = tls
         self._sockets: list[socket.socket] = []
         self._heard = threading.Event()
         self._heard.set()
-        self._listener = socket.create_server(("127.0.0.1", 0))
+        self._listener = socket.create_server(("127.0.0.1", port))
         self.port: int = self._listener.getsockname()[1]
         threading.Thread(target=self._accept, daemon=True).start()
 

@@ -16,14 +16,14 @@ from rich.text import Text
 from bigmarket.activity.armory import read_revision
 from bigmarket.activity.campaign import campaign_schema, schema_text
 from bigmarket.activity.orders import KEY_MAX, SKU_MAX
-from bigmarket.app import KIND_CHECKS, new_seed, now_ms
+from bigmarket.app import KIND_CHECKS, broker_parkings, new_seed, now_ms
 from bigmarket.cli import applying, demo, drawing, importing, results
-from bigmarket.cli.console import counting, print_views, warning_lines, working
+from bigmarket.cli import parking as lots
+from bigmarket.cli.console import counted, counting, print_views, warning_lines, working
 from bigmarket.cli.session import Session, Stopped
-from bigmarket.errors import NotFound
+from bigmarket.errors import NotFound, Trouble
 from bigmarket.importing.sources import stage_databases, stage_dumps
 from bigmarket.importing.terms import Options
-from bigmarket.outbox.parking import parked, redrive
 from bigmarket.preview import preview
 from bigmarket.replay import explain as derive_again
 from bigmarket.storage.campaign_rows import rows_where
@@ -48,6 +48,7 @@ app.add_typer(parking, name="parked", rich_help_panel=CARE)
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout, errors included.")]
 ActivityId = Annotated[int, typer.Argument(metavar="ACTIVITY", min=1, max=SKU_MAX, help="Id of the activity.")]
+ParkedId = Annotated[str | None, typer.Argument(metavar="ID", help="Id of the parked task.")]
 User = Annotated[str, typer.Option("--user", metavar="USER", help="The user's id.")]
 
 
@@ -399,28 +400,71 @@ def doctor(ctx: typer.Context, as_json: Json = False) -> None:
 
 @parking.command("list")
 def parked_list(ctx: typer.Context, as_json: Json = False) -> None:
-    """List the parked tasks, oldest first, with the reason of each."""
+    """List what is parked, in the stores and in the broker, with the reason of each."""
     session: Session = ctx.obj
+    brokers = broker_parkings(session.settings())
     with session.stores() as stores:
-        tasks = [task for shard in stores.shards for task in parked(shard)]
-    nothing = Text("Nothing is parked.", "green") if not tasks else None
-    document = {"parked": [results.parked_document(task) for task in tasks]}
-    session.answer(document, nothing or results.parked_table(tasks), as_json=as_json)
+        found = lots.in_stores(stores)
+    try:
+        found += lots.in_broker(brokers)
+    except Trouble as trouble:
+        raise Stopped(trouble, results.parked_documents(found), results.parked_table(found)) from trouble
+    nothing = Text("Nothing is parked.", "green") if not found else None
+    session.answer(results.parked_documents(found), nothing or results.parked_table(found), as_json=as_json)
 
 
 @parking.command("redrive")
 def parked_redrive(
     ctx: typer.Context,
-    message_id: Annotated[str | None, typer.Argument(metavar="ID", help="Id of the parked task.")] = None,
-    everything: Annotated[bool, typer.Option("--all", help="Every parked task.")] = False,
+    message_id: ParkedId = None,
+    everything: Annotated[bool, typer.Option("--all", help="Everything that is parked.")] = False,
     as_json: Json = False,
 ) -> None:
     """Send a parked task out again, or all of them; whoever relays finds them within a second."""
     session: Session = ctx.obj
+    _choose_one(message_id, everything=everything)
+    brokers = broker_parkings(session.settings())
+    with session.stores() as stores:
+        count = lots.redrive(stores, brokers, message_id=message_id, now_ms=now_ms())
+    again = "task is" if count.done == 1 else "tasks are"
+    line = f"{count.done:,} {again} due again; whoever relays delivers within a second."
+    _answer_count(session, "redriven", count, Text(line), as_json=as_json)
+
+
+@parking.command("drop")
+def parked_drop(
+    ctx: typer.Context,
+    message_id: ParkedId = None,
+    everything: Annotated[bool, typer.Option("--all", help="Everything that is parked.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Drop without asking.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Give a parked task up for good, or all of them: what was won is not delivered, and its record says so.
+
+    In a terminal it asks first; elsewhere --all needs --yes.
+    """
+    session: Session = ctx.obj
+    _choose_one(message_id, everything=everything)
+    asks = not yes and not as_json and sys.stdin.isatty()
+    if everything and not yes and not asks:
+        raise typer.BadParameter("nobody can be asked here; add --yes to drop everything that is parked")
+    what = "everything that is parked" if everything else f"task {message_id}"
+    if asks and not typer.confirm(f"Drop {what} for good?", err=True):
+        session.answer({"dropped": 0}, Text("Nothing was dropped."), as_json=as_json)
+        return
+    brokers = broker_parkings(session.settings())
+    with session.stores() as stores:
+        count = lots.drop(stores, brokers, message_id=message_id, now_ms=now_ms())
+    _answer_count(session, "dropped", count, Text(f"Dropped: {counted(count.done, 'task')}."), as_json=as_json)
+
+
+def _choose_one(message_id: str | None, *, everything: bool) -> None:
     if (message_id is None) is not everything:
         raise typer.BadParameter("give the ID of a parked task, or --all")
-    with session.stores() as stores:
-        count = redrive(stores.config, message_id=message_id, now_ms=now_ms())
-    again = "task is" if count == 1 else "tasks are"
-    line = f"{count:,} {again} due again; a running server delivers within a second."
-    session.answer({"redriven": count}, Text(line), as_json=as_json)
+
+
+def _answer_count(session: Session, name: str, count: lots.Count, line: Text, *, as_json: bool) -> None:
+    """What was done; when the broker then did not answer, that too."""
+    if count.trouble is not None:
+        raise Stopped(count.trouble, {name: count.done}, line)
+    session.answer({name: count.done}, line, as_json=as_json)

@@ -18,7 +18,7 @@ from bigmarket.activity.campaign import Change
 from bigmarket.activity.orders import QuotaOrder
 from bigmarket.activity.quota import Account
 from bigmarket.cli.console import Document, counted, error_document, problem_document
-from bigmarket.outbox.parking import ParkedTask
+from bigmarket.cli.parking import Found
 from bigmarket.preview import Preview
 from bigmarket.replay import Explanation, StoredDraw
 from bigmarket.storage.campaigns import Armed
@@ -309,24 +309,37 @@ def epoch_facts(epoch: Document) -> dict[str, object]:
     return {**facts, "seed hash": epoch["seed_sha256"], "seed": seed}
 
 
-def parked_table(tasks: Sequence[ParkedTask]) -> Table:
-    """Tasks that failed too often, and why."""
-    made = table("id", "topic", "user", "attempts", "reason", right=("attempts",))
-    for task in tasks:
-        reason = Text(task.reason, "red")
-        made.add_row(task.message_id, task.topic, Text(task.user_id), str(task.attempts), reason)
+def parked_table(found: Sequence[Found]) -> Table:
+    """What is parked, for people."""
+    made = table("id", "where", "topic", "user", "attempts", "reason", right=("attempts",))
+    for where, shard, task in found:
+        made.add_row(
+            Text(task.message_id),
+            f"{where} {shard}",
+            Text(task.topic),
+            Text(task.user_id),
+            str(task.attempts),
+            Text(task.reason, "red"),
+        )
     return made
 
 
-def parked_document(task: ParkedTask) -> Document:
-    """A parked task as JSON."""
+def parked_documents(found: Sequence[Found]) -> Document:
+    """What is parked, as JSON."""
     return {
-        "message_id": task.message_id,
-        "topic": task.topic,
-        "user_id": task.user_id,
-        "attempts": task.attempts,
-        "reason": task.reason,
-        "message": _message(task.message),
+        "parked": [
+            {
+                "message_id": task.message_id,
+                "where": where,
+                "shard": shard,
+                "topic": task.topic,
+                "user_id": task.user_id,
+                "attempts": task.attempts,
+                "reason": task.reason,
+                "message": _message(task.message),
+            }
+            for where, shard, task in found
+        ]
     }
 
 

@@ -17,6 +17,7 @@ SCAN_MAX = 10_000  # messages that one call looks at in one queue
 SILENCE_SECONDS = 2.0  # a queue that delivers nothing for so long has no more
 
 _TAG = "parking"
+_NOT_UNDERSTOOD = "not understood: "
 
 
 class ParkedMessage(NamedTuple):
@@ -28,6 +29,11 @@ class ParkedMessage(NamedTuple):
     message: bytes
     attempts: int
     reason: str
+
+    @property
+    def understood(self) -> bool:
+        """Whether it is a task of ours."""
+        return not self.reason.startswith(_NOT_UNDERSTOOD)
 
 
 class RabbitParking:
@@ -139,7 +145,7 @@ def _reason(arrival: Arrival, headers: dict[str, object], *, topic: str) -> str:
     try:
         task_of(arrival, topic=topic)
     except NotUnderstood as why:
-        return f"not understood: {why}"
+        return f"{_NOT_UNDERSTOOD}{why}"
     deaths = headers.get("x-death")
     death = deaths[0].get("reason") if isinstance(deaths, list) and deaths and isinstance(deaths[0], dict) else None
     if death == "delivery_limit":
