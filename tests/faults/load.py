@@ -122,6 +122,20 @@ class Log:
     seconds: list[float] = field(default_factory=list)  # that each answer under load took
     good_at: dict[int, float] = field(default_factory=dict)  # port: when the newest request that won there was sent
 
+    @classmethod
+    def of(cls, *logs: Log) -> Log:
+        """What several groups of clients were told, none of which asked for another's draws."""
+        together = cls()
+        for log in logs:
+            together.won |= log.won
+            together.changed += log.changed
+            together.seconds += log.seconds
+            together.repeats += log.repeats
+            together.unanswered += log.unanswered
+            for name in ("refused", "troubles", "statuses"):
+                getattr(together, name).update(getattr(log, name))
+        return together
+
     def answered(self, port: int, ask: Ask, reply: Reply, *, sent_at: float) -> None:
         """Write an answer under load down, with the time it took."""
         self.note(ask, reply)

@@ -18,17 +18,18 @@ from pathlib import Path
 from typing import NamedTuple
 
 from bigmarket.activity.campaign import parse_campaign
-from bigmarket.app import broker_depths, now_ms, open_stores
+from bigmarket.app import World, broker_depths, now_ms
 from bigmarket.errors import Trouble
 from bigmarket.ids import first_at
 from bigmarket.settings import load_settings
+from bigmarket.storage.campaigns import write_campaign
 from bigmarket.storage.contract import Store
 from bigmarket.storage.installation import Stores
-from faults.load import Load, Log, ask_again, asks_of
+from faults.load import ACTIVITY, Load, Log, ask_again, asks_of
 from faults.processes import OurProcess, ServerProcess, WorkProcess, environment, run_cli
 from faults.services import DECLARED_SECONDS, MariaDbProcess, RabbitProcess, Service
-from faults.verdict import DRAIN_SECONDS, DRAWS_EACH, assert_delivered, assert_kept, credit, rush, wait_until
-from support import count, install
+from faults.verdict import DRAIN_SECONDS, DRAWS_EACH, SKU, assert_delivered, assert_kept, credit, rush, wait_until
+from support import count
 
 BACK_SECONDS = 15.0  # after a fault, until draws are answered and awards delivered again
 EXIT_SECONDS = 10.0  # after SIGTERM
@@ -107,12 +108,17 @@ class Production:
     def running(self) -> Iterator[Stores]:
         """Set up, run until the block ends, and leave nothing behind but services that run. Yields the stores."""
         with ExitStack() as stack:
-            stores = open_stores(load_settings(environment(self.home, **self.settings)))
+            world = World(load_settings(environment(self.home, **self.settings)), draws=False)
+            stores = world.stores
             stack.callback(stores.close)
-            install(stores.config, parse_campaign(rush(self.scarce)), now_ms=now_ms())
-            for shard in range(len(stores.shards)):
-                users = [user for user in self.users if stores.routing.shard_of(user) == shard]
-                credit(stores.shards[shard], users, config=stores.config)
+            with stores.config.writing() as connection:
+                write_campaign(connection, parse_campaign(rush(self.scarce)))
+            world.arm(ACTIVITY)
+            if len(stores.shards) == 1:
+                credit(stores.config, self.users)  # many at once
+            else:
+                for user in self.users:
+                    world.recharge(user, sku=SKU, out_business_no=f"first-{user}")
             stack.callback(self._revive_services)
             for program in self.programs.values():
                 stack.push(program)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -27,6 +27,7 @@ from faults.production import (
     PROBE_SECONDS,
     SERVE,
     SERVE2,
+    SHARD,
     SLACK_SECONDS,
     WORK,
     Production,
@@ -193,6 +194,48 @@ async def _delete_queue(production: Production, stores: Stores, load: Load) -> i
         since = time.monotonic()
         print(f"\n  {await production.recovered('deleted queue', stores, log, since=since)}")
     return gone
+
+
+@pytest.fixture
+def second(tmp_path: Path) -> Iterator[MariaDbProcess]:
+    MariaDbProcess.require()
+    with MariaDbProcess(tmp_path / "second", buffer_pool_mib=32) as server:
+        yield server
+
+
+def test_one_shards_database_down_is_felt_by_its_own_users_only(
+    tmp_path: Path, mariadb: MariaDbProcess, rabbit: RabbitProcess, second: MariaDbProcess
+) -> None:
+    plenty = {2: 5000, 3: 2000, 4: 1000}
+    production = Production(
+        tmp_path / "home", databases=[mariadb, second], broker=rabbit, servers=1, users=80, scarce=plenty
+    )
+    with production.running() as stores:
+        loads = [
+            production.load(
+                random.Random(shard), users=[u for u in production.users if stores.routing.shard_of(u) == shard]
+            )
+            for shard in (0, 1)
+        ]
+        recovery = asyncio.run(_lose_shard(production, stores, *loads))
+        spared, hit = (load.log for load in loads)
+        print(f"\n  users of the other shard: {spared}, answers {latency(spared)}\n  users of the lost one: {hit}")
+        assert max(hit.seconds) < DEADLINE_SECONDS + SLACK_SECONDS
+        _judge(production, stores, Log.of(spared, hit), [recovery])
+    assert outcomes(hit)["none"]
+    assert not spared.troubles
+    assert not spared.unanswered
+    assert max(spared.seconds) < SLACK_SECONDS
+
+
+async def _lose_shard(production: Production, stores: Stores, spared: Load, hit: Load) -> Recovery:
+    async with asyncio.timeout(RUN_SECONDS), production.supervised(), spared.running() as other, hit.running() as log:
+        await log.more_draws(100)
+        async with production.down(SHARD) as since:
+            await other.more_draws(200)
+        recovery = await production.recovered(SHARD, stores, log, since=since)
+        await log.more_draws(100)
+    return recovery
 
 
 def _judge(

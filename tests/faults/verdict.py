@@ -92,13 +92,12 @@ def set_up(home: Path, *, users: int) -> list[str]:
     return names
 
 
-def credit(store: Store, users: Sequence[str], *, no: str = "first", config: Store | None = None) -> None:
-    """Credit every user with ``DRAWS_EACH`` draws in one transaction; ``config`` has the campaign."""
+def credit(store: Store, users: Sequence[str], *, no: str = "first") -> None:
+    """Credit every user with ``DRAWS_EACH`` draws in one transaction."""
     now = now_ms()
-    config = config or store
-    with config.reading() as connection:
+    with store.reading() as connection:
         live = load_live(connection, {})
-    bundle_of = bundles(config)
+    bundle_of = bundles(store)
     with store.recharging("") as tx:
         for user in users:
             recharge(
