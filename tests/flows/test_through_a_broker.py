@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import json
 import random
+import signal
 import socket
 import time
 import uuid
@@ -41,6 +42,7 @@ from support import count
 BROKER = ("127.0.0.1", 5672)
 BROKER_URL = "amqp://guest:guest@127.0.0.1:{port}/"
 DRAWS_EACH = 50
+EXIT_SECONDS = 10.0
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -147,8 +149,11 @@ def test_every_shard_has_its_own_relay_and_queues(databases: Databases, tmp_path
     with site(databases, tmp_path / "home", users=30, shards=2) as one, one.server() as server, one.work():
         log = draw(one, server.port, draws=600)
         wait_until(lambda: one.owed() + one.outbox() == 0, seconds=30)
-        assert_delivered(*one.stores.shards)
+        for shard in one.stores.shards:
+            completed = "SELECT COUNT(*) FROM user_award_record WHERE award_id = 1 AND award_state = 'completed'"
+            assert count(shard, completed) == count(shard, "SELECT COUNT(*) FROM user_credit_order") > 0
         assert not log.changed
+        assert one.bigmarket("doctor")["ok"]
         assert len(broker_depths(one.settings)) == 2 * len(queues("", CONSUMERS, backoff_ms=BACKOFF_MS))
 
 
@@ -176,6 +181,29 @@ def test_without_the_broker_draws_go_on_and_afterwards_everything_arrives(
             assert "delivery goes on" in work.log
         finally:
             back.close()
+
+
+@pytest.mark.parametrize("silent", [False, True])
+def test_without_the_broker_processes_still_end_in_time(
+    databases: Databases, tmp_path: Path, *, silent: bool
+) -> None:
+    proxy = Proxy(BROKER)
+    with (
+        site(databases, tmp_path / "home", users=4, port=proxy.port) as one,
+        one.server() as server,
+        one.work() as work,
+    ):
+        if silent:
+            proxy.silence()
+        else:
+            proxy.close()
+        draw(one, server.port, draws=100)
+        wait_until(lambda: work.metric("bigmarket_relay_stalled") == {"": 1.0}, seconds=20)
+        for process in (work, server):
+            process.signal(signal.SIGTERM)
+            assert process.wait(seconds=EXIT_SECONDS) == 0
+        assert one.owed() == one.outbox() > 0
+        proxy.close()
 
 
 def test_a_broker_that_falls_silent_costs_no_award(databases: Databases, tmp_path: Path) -> None:

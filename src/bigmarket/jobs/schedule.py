@@ -19,6 +19,7 @@ from bigmarket.errors import Trouble
 log = structlog.get_logger(__name__)
 
 MISFIRE_GRACE_SECONDS = 60  # later than that a run is left out
+LOG_SECONDS = 60.0  # trouble that lasts is told once in this time
 
 
 class Job(NamedTuple):
@@ -57,6 +58,7 @@ class Schedule:
         self._fencing_of = fencing_of
         self._now_ms = now_ms
         self._stats = {job.name: JobStats(job.name, 0, 0, None) for job in jobs}
+        self._log_again_at: dict[str, float] = {}
         self._threads = _Threads()
         logging.getLogger("apscheduler").setLevel(logging.ERROR)
         self._scheduler = BackgroundScheduler(
@@ -90,7 +92,9 @@ class Schedule:
             job.run(fencing)
         except Trouble as trouble:
             self._stats[job.name] = stats._replace(failures=stats.failures + 1)
-            log.warning("job in trouble", job=job.name, code=trouble.code, reason=str(trouble))
+            if time.monotonic() >= self._log_again_at.get(job.name, 0.0):
+                self._log_again_at[job.name] = time.monotonic() + LOG_SECONDS
+                log.warning("job in trouble", job=job.name, code=trouble.code, reason=str(trouble))
         except Exception:
             self._stats[job.name] = stats._replace(failures=stats.failures + 1)
             log.exception("job failed", job=job.name)
