@@ -104,9 +104,9 @@ def install_small(
     world.live.refresh()
 
 
-def eventually(condition: Callable[[], bool], *, seconds: float = 5) -> None:
+def eventually(condition: Callable[[], bool], *, seconds: float = 5, pause_seconds: float = 0.002) -> None:
     """Wait until ``condition`` holds; fail if it does not in time."""
     deadline = monotonic() + seconds
     while not condition():
         assert monotonic() < deadline, "did not happen in time"
-        sleep(0.002)
+        sleep(pause_seconds)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 from sqlalchemy import insert, select, text
@@ -83,7 +84,7 @@ def test_any_text_comes_back_as_it_was(store: Store, size: int) -> None:
 
 def test_a_request_id_is_one_draw_whichever_activity_it_was_for(store: Store) -> None:
     live = armed(store)
-    live |= {2: live[1]}
+    live |= {2: replace(live[1], activity_id=2)}
     give(store, "ann")
     for activity_id, expected in ((1, Drawn), (2, Duplicate)):
         request = DrawRequest(IDS.make(NOON), "ann", activity_id, "r1")
