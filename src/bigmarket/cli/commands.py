@@ -26,9 +26,11 @@ from bigmarket.importing.sources import stage_databases, stage_dumps
 from bigmarket.importing.terms import Options
 from bigmarket.preview import preview
 from bigmarket.replay import explain as derive_again
+from bigmarket.storage.arming import arm_installation
 from bigmarket.storage.campaign_rows import rows_where
-from bigmarket.storage.campaigns import arm, load_live
-from bigmarket.storage.doctor import examine
+from bigmarket.storage.campaigns import load_live
+from bigmarket.storage.doctor import TASK_LAG_LIMIT_MS, examine
+from bigmarket.storage.escrowed import StockOfAll
 from bigmarket.storage.replays import stored_draw
 from bigmarket.storage.schema import raffle_activity, seed_epoch
 from bigmarket.text import clean_text
@@ -186,8 +188,8 @@ def armory(ctx: typer.Context, activity_id: ActivityId, as_json: Json = False) -
     """Compile an activity's configuration and make it live, everywhere within a second."""
     session: Session = ctx.obj
     started = time.perf_counter()
-    with working(f"Arming activity {activity_id}"), session.stores() as stores, stores.config.writing() as connection:
-        armed = arm(connection, activity_id, kinds=KIND_CHECKS, now_ms=now_ms(), new_seed=new_seed)
+    with working(f"Arming activity {activity_id}"), session.stores() as stores:
+        armed = arm_installation(stores, activity_id, kinds=KIND_CHECKS, now_ms=now_ms(), new_seed=new_seed)
     seconds = time.perf_counter() - started
     session.answer(
         results.armed_document(armed, seconds=seconds),
@@ -293,8 +295,8 @@ def explain(
     """Say rule by rule why a draw gave its award; exit 1 if the stored award is not what comes out again."""
     session: Session = ctx.obj
     wanted = clean_text(order_id, name="order id", max_length=KEY_MAX)
-    with session.stores() as stores, stores.config.reading() as connection:
-        stored = stored_draw(connection, wanted.upper())
+    with session.stores() as stores:
+        stored = stored_draw(stores, wanted.upper())
     if stored is None:
         raise NotFound(f"There is no draw with order id {wanted}.")
     explanation = derive_again(stored, read_revision(stored.document))
@@ -316,7 +318,8 @@ def odds(ctx: typer.Context, activity_id: ActivityId, user: User, as_json: Json 
         with stores.config.reading() as connection:
             live = load_live(connection, {})
         with stores.of(user_id).drawing() as tx:
-            seen = preview(tx, user_id=user_id, activity_id=activity_id, live=live, now_ms=now_ms())
+            everywhere = StockOfAll(tx, stock_left=stores.stock_left)
+            seen = preview(everywhere, user_id=user_id, activity_id=activity_id, live=live, now_ms=now_ms())
     title = f"The next draw of {user_id} in activity {activity_id} is number {seen.ordinal}"
     refused = Text(f"It cannot be made now: {seen.refused}", "yellow") if seen.refused else None
     session.answer(
@@ -383,7 +386,8 @@ def doctor(ctx: typer.Context, as_json: Json = False) -> None:
     """Check every promise against the stored data; exit 1 if one is broken."""
     session: Session = ctx.obj
     with session.stores() as stores, working("Examining") as step:
-        findings = examine(stores.config, now_ms=now_ms(), progress=step)
+        grace_ms = TASK_LAG_LIMIT_MS if session.settings().broker else 0
+        findings = examine(stores, now_ms=now_ms(), grace_ms=grace_ms, progress=step)
     broken = [finding for finding in findings if not finding.ok]
     session.answer(
         results.findings_document(findings),

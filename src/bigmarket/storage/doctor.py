@@ -1,46 +1,34 @@
 """``bigmarket doctor``: the promises as queries. Each must find no row; a row is a broken promise.
 
-The names are those of the project's invariants: Q quota, D draws, M messages, S stock, C credits, P set-up.
+The names are those of the project's invariants: Q quota, D draws, M messages, S stock, C credits, P set-up. Every
+shard is examined on one consistent view of it; only S3 goes over all databases.
 """
 
 from __future__ import annotations
 
-import math
 import time
-from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager
-from dataclasses import dataclass
-from datetime import UTC, datetime
-from functools import lru_cache
-from typing import Any, NamedTuple, Protocol
-from zoneinfo import ZoneInfo
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import NamedTuple
 
-from sqlalchemy import Connection, RowMapping, text
+from sqlalchemy import text
 
-from bigmarket.activity.armory import read_revision
-from bigmarket.activity.quota import period_of
-from bigmarket.activity.revision import Revision
-from bigmarket.award.kinds import KINDS
-from bigmarket.replay import explain
-from bigmarket.storage.replays import newest_draws
+from bigmarket.storage import checks
+from bigmarket.storage.checks import BadRow, View
+from bigmarket.storage.contract import Store
+from bigmarket.storage.installation import Stores, whole
+from bigmarket.storage.replays import IMPORTED_REVISION, Configuration
 
 ROWS_SHOWN_MAX = 20
-REPLAYED_MAX = 500
-ROLLS_MAX = 100_000
 OPEN_ORDER_LIMIT_MS = 24 * 3600 * 1000
 TASK_LAG_LIMIT_MS = 10 * 60 * 1000
-CHI_SQUARE_SIGMAS_MAX = 6.0  # a fair die exceeds it once in a billion runs
-EXPECTED_PER_CELL_MIN = 5
 
-IMPORTED = "imported"  # the revision of award records that another system made
-
-BadRow = dict[str, Any]
+IMPORTED = IMPORTED_REVISION
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """What one check found: ``count`` bad rows, the first of them in ``rows``."""
+    """What one check found: ``count`` bad rows, the first of them in ``rows``, which name their shard, if several."""
 
     name: str
     title: str
@@ -54,194 +42,79 @@ class Finding:
         return self.count == 0
 
 
-class Examined(Protocol):
-    """A store that can be examined."""
-
-    def examining(self) -> AbstractContextManager[Connection]:
-        """One consistent view, however long it is looked at."""
-        ...
-
-    def durability_faults(self) -> list[str]:
-        """Settings under which an acknowledged draw could be lost; none when all is well."""
-        ...
-
-
 class Check(NamedTuple):
-    """A promise by its name, and the rows that break it."""
+    """A promise by its name, and the rows that break it; looked for in every shard, or ``once`` in all together."""
 
     name: str
     title: str
-    find: Callable[[Connection, int], Iterator[BadRow]]
+    find: Callable[[View], Iterable[BadRow]]
+    once: bool = False
 
 
-def examine(store: Examined, *, now_ms: int, progress: Callable[[str], None] = lambda _: None) -> list[Finding]:
-    """Run every check on one consistent view; ``progress`` hears the title of each before it runs."""
-    findings = [_finding("P1", "a commit is durable", iter({"fault": fault} for fault in store.durability_faults()))]
-    with store.examining() as connection:
-        for check in CHECKS:
-            progress(f"{check.name} {check.title}")
-            findings.append(_finding(check.name, check.title, check.find(connection, now_ms)))
-    return findings
+def examine(
+    examined: Stores | Store,
+    *,
+    now_ms: int,
+    grace_ms: int = TASK_LAG_LIMIT_MS,
+    progress: Callable[[str], None] = lambda _: None,
+) -> list[Finding]:
+    """Run every check, on one consistent view of each shard; ``progress`` hears the title of each before it runs.
+
+    ``grace_ms`` is how long a message may be in a broker, where nobody can see it; 0 without one.
+    """
+    stores = examined if isinstance(examined, Stores) else whole(examined)
+    several = len(stores.shards) > 1
+    configuration = Configuration(stores.config)
+    durability = _Tally()
+    durability.add(_durability_faults(stores))
+    tallies = {check.name: _Tally() for check in CHECKS}
+    for shard, store in enumerate(stores.shards):
+        with store.examining() as connection:
+            view = View(connection, stores, shard, configuration, now_ms, grace_ms)
+            for check in CHECKS:
+                if check.once and shard > 0:
+                    continue
+                progress(f"{check.name} {check.title}{f', shard {shard}' if several and not check.once else ''}")
+                tag = {"shard": shard} if several and not check.once else {}
+                tallies[check.name].add({**tag, **row} for row in check.find(view))
+    findings = [tallies[check.name].finding(check.name, check.title) for check in CHECKS]
+    return [durability.finding("P1", "a commit is durable"), *findings]
 
 
-def _finding(name: str, title: str, bad: Iterator[BadRow]) -> Finding:
-    started = time.perf_counter()
-    rows: list[BadRow] = []
-    count = 0
-    for row in bad:
-        count += 1
-        if len(rows) < ROWS_SHOWN_MAX:
-            rows.append(row)
-    return Finding(name, title, count, tuple(rows), time.perf_counter() - started)
+@dataclass(slots=True)
+class _Tally:
+    """Counts the bad rows of a check over the shards."""
+
+    count: int = 0
+    rows: list[BadRow] = field(default_factory=list)
+    seconds: float = 0.0
+
+    def add(self, bad: Iterable[BadRow]) -> None:
+        started = time.perf_counter()
+        for row in bad:
+            self.count += 1
+            if len(self.rows) < ROWS_SHOWN_MAX:
+                self.rows.append(row)
+        self.seconds += time.perf_counter() - started
+
+    def finding(self, name: str, title: str) -> Finding:
+        return Finding(name, title, self.count, tuple(self.rows), self.seconds)
 
 
-def _query(sql: str) -> Callable[[Connection, int], Iterator[BadRow]]:
-    def find(connection: Connection, now_ms: int) -> Iterator[BadRow]:
-        known = {"now_ms": now_ms, "open_limit_ms": OPEN_ORDER_LIMIT_MS, "lag_limit_ms": TASK_LAG_LIMIT_MS}
-        statement = text(sql)
+def _durability_faults(stores: Stores) -> Iterator[BadRow]:
+    for store in stores.all():
+        for fault in store.durability_faults():
+            yield {"database": stores.name_of(store), "fault": fault}
+
+
+def _query(sql: str) -> Callable[[View], Iterator[BadRow]]:
+    def find(view: View) -> Iterator[BadRow]:
+        known = {"now_ms": view.now_ms, "open_limit_ms": OPEN_ORDER_LIMIT_MS, "lag_limit_ms": TASK_LAG_LIMIT_MS}
         used = {name: value for name, value in known.items() if f":{name}" in sql}
-        for row in connection.execute(statement, used).mappings():
+        for row in view.connection.execute(text(sql), used).mappings():
             yield dict(row)
 
     return find
-
-
-def _period_mixed_up(connection: Connection, now_ms: int) -> Iterator[BadRow]:  # noqa: ARG001  every check is called alike
-    """Orders that used the quota of a day before their time.
-
-    A later day is right after the clock was set back: an account's day never goes back with it.
-    """
-    days = connection.execute(
-        text("""SELECT o.activity_id, a.time_zone, o.order_day, MIN(o.order_time_ms) AS first_ms,
-                       MAX(o.order_time_ms) AS last_ms
-                FROM user_raffle_order o JOIN raffle_activity a ON a.activity_id = o.activity_id
-                GROUP BY o.activity_id, a.time_zone, o.order_day""")
-    )
-    for activity_id, time_zone, day, first_ms, last_ms in days:
-        for moment in {first_ms, last_ms}:
-            if period_of(moment, zone=ZoneInfo(time_zone)).day > day:
-                when = datetime.fromtimestamp(moment / 1000, tz=UTC).isoformat()
-                yield {"activity_id": activity_id, "order_day": day, "order_time": when}
-
-
-def _not_replayable(connection: Connection, now_ms: int) -> Iterator[BadRow]:  # noqa: ARG001
-    """The newest draws, derived again."""
-    for stored in newest_draws(connection, limit=REPLAYED_MAX):
-        explanation = explain(stored, _revision_of(stored.document))
-        if not explanation.matches:
-            yield {"order_id": stored.order_id, "differences": "; ".join(explanation.differences)}
-
-
-@lru_cache(maxsize=64)
-def _revision_of(document: str) -> Revision:
-    return read_revision(document)
-
-
-def _rolls_unfair(connection: Connection, now_ms: int) -> Iterator[BadRow]:  # noqa: ARG001
-    """Chi-square of the newest rolls against the declared odds, per revision and table.
-
-    The statistic is turned into standard deviations by Wilson and Hilferty's cube root.
-    """
-    rolls: dict[tuple[int, str, str], list[int]] = {}
-    found = connection.execute(
-        text("""SELECT activity_id, revision_id, trace, rolled FROM user_award_record
-                WHERE rolled IS NOT NULL ORDER BY order_id DESC LIMIT :most"""),
-        {"most": ROLLS_MAX},
-    )
-    for activity_id, revision_id, trace, rolled in found:
-        rolls.setdefault((activity_id, revision_id, trace.split("|")[1]), []).append(rolled)
-    for (activity_id, revision_id, name), numbers in rolls.items():
-        table = _stored_revision(connection, activity_id, revision_id).wheel.tables[name]
-        seen = Counter(table.pick(number) for number in numbers)
-        sigmas = _chi_square_sigmas([(seen[a], float(p) * len(numbers)) for a, p in table.odds().items()])
-        if sigmas > CHI_SQUARE_SIGMAS_MAX:
-            yield {"revision_id": revision_id, "table": name, "rolls": len(numbers), "sigmas": round(sigmas, 1)}
-
-
-def _chi_square_sigmas(cells: list[tuple[int, float]]) -> float:
-    """How unlikely the seen counts are, in standard deviations; cells expected too rarely are pooled."""
-    rare = [cell for cell in cells if cell[1] < EXPECTED_PER_CELL_MIN]
-    usual = [cell for cell in cells if cell[1] >= EXPECTED_PER_CELL_MIN]
-    pooled = (sum(seen for seen, _ in rare), sum(expected for _, expected in rare))
-    if pooled[1] >= EXPECTED_PER_CELL_MIN:
-        usual.append(pooled)
-    freedom = len(usual) - 1
-    if freedom < 1:
-        return 0.0
-    statistic = sum((seen - expected) ** 2 / expected for seen, expected in usual)
-    spread = 2 / (9 * freedom)
-    return (math.cbrt(statistic / freedom) - (1 - spread)) / math.sqrt(spread)
-
-
-def _stored_revision(connection: Connection, activity_id: int, revision_id: str) -> Revision:
-    document = connection.execute(
-        text("SELECT document FROM activity_revision WHERE activity_id = :activity AND revision_id = :revision"),
-        {"activity": activity_id, "revision": revision_id},
-    ).scalar_one()
-    return _revision_of(document)
-
-
-def _tasks_missing(connection: Connection, now_ms: int) -> Iterator[BadRow]:
-    """Award records that a task shall deliver and that have none; those that a broker may still hold are left out."""
-    groups = connection.execute(
-        text("""SELECT r.activity_id, r.revision_id, r.award_id, COUNT(*) AS records, MIN(r.order_id) AS first_order
-                FROM user_award_record r LEFT JOIN task t ON t.message_id = r.order_id
-                WHERE r.award_state = 'create' AND t.message_id IS NULL AND r.award_time_ms <= :sent_before_ms
-                GROUP BY r.activity_id, r.revision_id, r.award_id"""),
-        {"sent_before_ms": now_ms - TASK_LAG_LIMIT_MS},
-    )
-    for row in groups.mappings():
-        if _delivered_by_task(connection, row):
-            yield dict(row)
-
-
-def _effects_differ(connection: Connection, now_ms: int) -> Iterator[BadRow]:  # noqa: ARG001
-    """Completed records without their effect, and effects whose record is not completed."""
-    groups = connection.execute(
-        text("""SELECT r.activity_id, r.revision_id, r.award_id, r.award_state,
-                       COUNT(DISTINCT r.order_id) AS records, COUNT(c.order_id) AS effects,
-                       MIN(r.order_id) AS first_order
-                FROM user_award_record r LEFT JOIN user_credit_order c ON c.out_business_no = r.order_id
-                GROUP BY r.activity_id, r.revision_id, r.award_id, r.award_state""")
-    )
-    for row in groups.mappings():
-        if row["revision_id"] == IMPORTED and row["award_state"] == "completed":
-            continue  # what another system delivered has its effect there
-        owed = row["award_state"] == "completed" and _delivered_by_task(connection, row)
-        if row["effects"] != (row["records"] if owed else 0):
-            yield dict(row)
-
-
-def _delivered_by_task(connection: Connection, row: RowMapping) -> bool:
-    """An imported record goes by the live revision, as far as that knows its award."""
-    revision_id = row["revision_id"]
-    if revision_id == IMPORTED:
-        revision_id = connection.execute(
-            text("SELECT revision_id FROM raffle_activity WHERE activity_id = :activity"),
-            {"activity": row["activity_id"]},
-        ).scalar_one_or_none()
-    if revision_id is None:
-        return False
-    award = _stored_revision(connection, row["activity_id"], revision_id).awards.get(row["award_id"])
-    return award is not None and KINDS[award.kind].delivery == "task"
-
-
-def _stock_not_as_armed(connection: Connection, now_ms: int) -> Iterator[BadRow]:  # noqa: ARG001
-    """With one shard the shard holds all that the live revision gives."""
-    live = connection.execute(
-        text("""SELECT v.document FROM raffle_activity a
-                JOIN activity_revision v ON v.activity_id = a.activity_id AND v.revision_id = a.revision_id""")
-    ).scalars()
-    for document in live.all():
-        wheel = _revision_of(document).wheel
-        stocked = connection.execute(
-            text("SELECT award_id, alloc FROM award_stock WHERE strategy_id = :strategy"),
-            {"strategy": wheel.strategy_id},
-        )
-        allotted = {row.award_id: row.alloc for row in stocked}
-        for award_id, sector in wheel.sectors.items():
-            if award_id not in allotted or allotted[award_id] != sector.stock:
-                yield {"award_id": award_id, "total": sector.stock, "allotted": allotted.get(award_id, "no row")}
 
 
 CHECKS = (
@@ -314,10 +187,10 @@ CHECKS = (
         _query("""SELECT order_id, user_id, activity_id, order_time_ms FROM user_raffle_order
                   WHERE order_state = 'create' AND order_time_ms < :now_ms - :open_limit_ms"""),
     ),
-    Check("D6", f"the newest {REPLAYED_MAX} draws, derived again, give the same award", _not_replayable),
-    Check("D7", "rolls fit the declared odds (chi-square)", _rolls_unfair),
-    Check("M1", "one task per award record that waits for one", _tasks_missing),
-    Check("M2", "effects = completed records", _effects_differ),
+    Check("D6", f"the newest {checks.REPLAYED_MAX} draws, derived again, give the same award", checks.not_replayable),
+    Check("D7", "rolls fit the declared odds (chi-square)", checks.rolls_unfair),
+    Check("M1", "one task per award record that waits for one", checks.tasks_missing),
+    Check("M2", "effects = completed records", checks.effects_differ),
     Check(
         "M3",
         "nothing parked without a reason",
@@ -332,8 +205,9 @@ CHECKS = (
     Check(
         "P2",
         "no order uses the quota of a day before its time, by the activity's clock",
-        _period_mixed_up,
+        checks.period_mixed_up,
     ),
+    Check("P3", "every user's rows are where the user is looked for", checks.misplaced),
     Check(
         "S1",
         "stock: 0 <= sold <= allotted",
@@ -356,7 +230,9 @@ CHECKS = (
                              GROUP BY sku) q ON q.sku = s.sku
                   WHERE s.sold <> COALESCE(q.n, 0)"""),
     ),
-    Check("S3", "stock allotted = total of the live revision", _stock_not_as_armed),
+    Check(
+        "S3", "stock: total of the live revision = unallotted + allotted + on the way", checks.stock_astray, once=True
+    ),
     Check(
         "C1",
         "balance = sum of credit orders, never negative",

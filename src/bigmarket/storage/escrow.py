@@ -203,29 +203,32 @@ class Escrow:
         """What is free in each other shard; items whose units are all sold, or lie here, are missing no more."""
         keys = list(missing)
         hub = self._read(HUB, lambda connection: transfers.hub_rows(connection, keys))
-        own: dict[StockKey, int] = {}
-        others: Frees = {}
+        found: dict[int, dict[StockKey, Standing]] = {}
         for other in range(len(self._shards)):
             try:
-                found = self._stand(other, keys)
+                found[other] = self._stand(other, keys)
             except Trouble as trouble:
                 if other == shard:
                     raise
                 troubles.append(trouble)
-                continue
-            free = {key: standing.free for key, standing in found.items()}
-            if other == shard:
-                own = free
-            else:
-                others[other] = free
         now = time.monotonic()
         for key in keys:
             total = hub[key].total if key in hub else 0
-            sold = sum(self._sold.get(key, ()))
+            sold = self._sold_of(key, found)
             self._verdicts[key] = Verdict(sold, total, now)
-            if total is not None and sold + own[key] >= total:
+            if total is not None and sold + found[shard][key].free >= total:
                 del missing[key]
-        return others
+        return {
+            other: {key: standing.free for key, standing in rows.items()}
+            for other, rows in found.items()
+            if other != shard
+        }
+
+    def _sold_of(self, key: StockKey, found: Mapping[int, Mapping[StockKey, Standing]]) -> int:
+        """Units sold in all shards. An award's never become fewer, so a shard that does not answer counts as seen."""
+        if key[0] == SKUS:
+            return sum(rows[key].sold for rows in found.values() if key in rows)
+        return sum(self._sold[key])
 
     def _collect(self, shard: int, missing: dict[StockKey, int], idle: Frees, troubles: list[Trouble]) -> None:
         """Have the other shards give what is missing, or half of what is idle if that is more; the richest first."""
@@ -302,7 +305,7 @@ class Escrow:
     # --- reaching the databases -------------------------------------------------------------------------------------
 
     def _stand(self, shard: int, keys: list[StockKey]) -> dict[StockKey, Standing]:
-        """How a shard stands; what is sold there is remembered."""
+        """How a shard stands; the most that was seen to be sold there is remembered."""
         found = self._read(shard, lambda connection: transfers.standings(connection, keys))
         for key, standing in found.items():
             seen = self._sold.setdefault(key, [0] * len(self._shards))

@@ -85,6 +85,14 @@ def hub_rows(connection: Connection, keys: Sequence[StockKey], *, lock: bool = F
     return found
 
 
+def all_hub_rows(connection: Connection) -> dict[StockKey, HubRow]:
+    """Every row of the hub."""
+    return {
+        (row.strategy_id, row.item_id): HubRow(row.total, row.allotted)
+        for row in connection.execute(select(stock_hub))
+    }
+
+
 def send(connection: Connection, move: Move, *, now_ms: int) -> None:
     """Give units of the hub to a shard; they are on their way until the shard receives them."""
     _allot(connection, move)
