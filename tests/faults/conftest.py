@@ -13,7 +13,7 @@ from faults.services import MariaDbProcess, RabbitProcess
 def mariadb(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MariaDbProcess]:
     """Runs when a test begins; whoever kills it starts it again."""
     MariaDbProcess.require()
-    with MariaDbProcess(tmp_path_factory.mktemp("mariadb")) as server:
+    with MariaDbProcess(tmp_path_factory.mktemp("mariadb"), options=("--innodb-print-all-deadlocks=ON",)) as server:
         yield server
 
 

@@ -244,7 +244,7 @@ class Load:
             return None
         chance = self._rng.random()
         ask = None if chance < REPEATED_LATER and self._settled else next(self._asks, None)
-        if ask is None:
+        if ask is None:  # nothing new is left, either
             return self._rng.choice(self._settled) if self._settled else None
         if chance > 1 - SENT_TWICE:
             self._again.append(ask)

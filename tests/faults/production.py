@@ -32,6 +32,7 @@ from faults.verdict import DRAIN_SECONDS, DRAWS_EACH, SKU, assert_delivered, ass
 from support import count
 
 BACK_SECONDS = 15.0  # after a fault, until draws are answered and awards delivered again
+RECOVERED_SECONDS = 60.0  # so long is waited for that, to be able to tell how long it took
 EXIT_SECONDS = 10.0  # after SIGTERM
 DEADLINE_SECONDS = 2.0  # a draw's
 SLACK_SECONDS = 1.0  # for a machine that runs everything at once: databases, broker, servers and the clients
@@ -48,14 +49,26 @@ _numbers = numbers(1)
 
 
 class Recovery(NamedTuple):
-    """How long a fault was felt: from the kill until draws asked for later won, and until their awards arrived."""
+    """How long a fault was felt: from the kill until draws asked for later won, and until their awards arrived.
+
+    ``ready_seconds`` is when MariaDB and RabbitMQ themselves were up again; how fast they start is not ours.
+    """
 
     part: str
+    ready_seconds: float
     drawing_seconds: float
     delivering_seconds: float
 
     def __str__(self) -> str:
-        return f"{self.part}: draws after {self.drawing_seconds:.1f} s, awards after {self.delivering_seconds:.1f} s"
+        return (
+            f"{self.part}: services up after {self.ready_seconds:.1f} s, draws after {self.drawing_seconds:.1f} s, "
+            f"awards after {self.delivering_seconds:.1f} s"
+        )
+
+    def assert_in_time(self, *, seconds: float = BACK_SECONDS) -> None:
+        """Draws and deliveries were back in time."""
+        assert self.drawing_seconds < seconds, self
+        assert self.delivering_seconds - self.ready_seconds < seconds, self
 
 
 class Production:
@@ -200,11 +213,20 @@ class Production:
     async def recovered(self, part: str, stores: Stores, log: Log, *, since: float) -> Recovery:
         """Wait until draws asked for after ``since`` have won on every server, and one of their awards arrived."""
         since_ms = now_ms() - int((time.monotonic() - since) * 1000)
-        drawing = await log.good_since(self.ports, since, seconds=BACK_SECONDS)
+        ready = asyncio.create_task(self._services_ready(since))
+        drawing = await log.good_since(self.ports, since, seconds=RECOVERED_SECONDS)
         while not await asyncio.to_thread(_delivered_since, stores.shards, since_ms):
-            assert time.monotonic() < since + BACK_SECONDS + DRAIN_SECONDS, f"nothing is delivered after {part}"
+            assert time.monotonic() < since + RECOVERED_SECONDS, f"nothing is delivered after {part}"
             await asyncio.sleep(PROBE_SECONDS)
-        return Recovery(part, drawing, time.monotonic() - since)
+        return Recovery(part, await ready, drawing, time.monotonic() - since)
+
+    async def _services_ready(self, since: float) -> float:
+        """Wait until every service answers. Returns the seconds since then."""
+        for service in self.services.values():
+            while not await asyncio.to_thread(service.answers):
+                assert time.monotonic() < since + RECOVERED_SECONDS, f"{service.title} does not start"
+                await asyncio.sleep(PROBE_SECONDS)
+        return time.monotonic() - since
 
     def queue_depths(self) -> dict[str, int]:
         """Messages ready in each of the broker's queues. Raises ``Trouble``."""

@@ -252,8 +252,7 @@ def _judge(
     print(f"\n{log}\n  answers {latency(log)}; all delivered {drained:.1f} s after the last draw")
     for recovery in found:
         print(f"  {recovery}")
-        assert recovery.drawing_seconds < back_seconds
-        assert recovery.delivering_seconds < back_seconds
+        recovery.assert_in_time(seconds=back_seconds)
     assert set(production.ended) <= set(may_end), "a program gave up by itself"
 
 

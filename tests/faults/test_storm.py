@@ -18,7 +18,6 @@ import pytest
 from bigmarket.storage.installation import Stores
 from faults.load import Load, Log
 from faults.production import (
-    BACK_SECONDS,
     BROKER,
     DATABASE,
     SERVE,
@@ -40,7 +39,7 @@ SEED = int(os.environ.get("BIGMARKET_FAULT_SEED", "20261121"))
 LONG = DRAWS >= 20_000  # then at full speed; else slowly enough to leave the machine to the processes
 DOWN_SECONDS_MAX = 2.0  # what is killed starts again within that
 STEADY_SECONDS = 15.0  # after the last fault the throughput is what it was
-SPARE = 1.1  # more draws are credited than are drawn
+SPARE = 10_000  # draws credited beyond those, for the time that a slow machine takes to come back
 
 
 class Hit(NamedTuple):
@@ -67,7 +66,7 @@ def test_kills_of_everything_in_random_order_lose_nothing(
     rng.shuffle(faults)
     print(f"\n{DRAWS:,} draws, {len(faults)} faults, seed {SEED}")
     scarce = {2: DRAWS // 5, 3: DRAWS // 20, 4: max(1, DRAWS // 1000)}
-    users = int(DRAWS * SPARE) // DRAWS_EACH + 1
+    users = (DRAWS + SPARE) // DRAWS_EACH
     production = Production(tmp_path / "home", databases=[mariadb], broker=rabbit, users=users, scarce=scarce)
     load = production.load(rng, think_seconds=0.0 if LONG else 0.02)
     with production.running() as stores:
@@ -80,8 +79,7 @@ def test_kills_of_everything_in_random_order_lose_nothing(
                 total(stores.shards, f"SELECT COUNT(*) FROM user_award_record WHERE award_id = {award_id}") == units
             )
     for hit in storm.hits:
-        assert hit.recovery.drawing_seconds < BACK_SECONDS
-        assert hit.recovery.delivering_seconds < BACK_SECONDS
+        hit.recovery.assert_in_time()
     assert set(production.ended) <= {SERVE, SERVE2, WORK}
 
 
@@ -112,11 +110,12 @@ async def _drawn(log: Log, draws: int) -> None:
 
 
 def _print_table(storm: Storm, log: Log) -> None:
-    print(f"{'':>3} {'at draw':>8}  {'killed':<9} {'down':>5}  {'draws after':>11}  {'awards after':>12}")
+    titles = ("at draw", "killed", "kept down", "it is up", "draws", "awards")
+    print("    {:>8}  {:<9} {:>9}  {:>8}  {:>7}  {:>7}   after".format(*titles))
     for number, (at_draw, down_seconds, recovery) in enumerate(storm.hits, start=1):
         print(
-            f"{number:>3} {at_draw:>8,}  {recovery.part:<9} {down_seconds:>3.1f} s"
-            f"  {recovery.drawing_seconds:>9.1f} s  {recovery.delivering_seconds:>10.1f} s"
+            f"{number:>3} {at_draw:>8,}  {recovery.part:<9} {down_seconds:>7.1f} s  {recovery.ready_seconds:>6.1f} s"
+            f"  {recovery.drawing_seconds:>5.1f} s  {recovery.delivering_seconds:>5.1f} s"
         )
     print(f"{storm.before:,.0f} draws/s before the first, {storm.after:,.0f} after the last; answers {latency(log)}")
 
