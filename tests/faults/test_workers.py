@@ -107,6 +107,20 @@ def test_ctrl_c_ends_the_parent_and_its_workers_with_0(tmp_path: Path) -> None:
         assert not any(map(lives, workers))
 
 
+def test_a_signal_while_workers_still_start_ends_with_0_too(tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    set_up(home, users=1)
+    server = serving(home)
+    server.start()
+    try:
+        wait_until(lambda: bool(workers_of(server)), seconds=20, pause_seconds=0.001)
+        server.signal(signal.SIGTERM)
+        assert server.wait(seconds=EXIT_SECONDS) == 0
+    finally:
+        if server.running:
+            server.kill()
+
+
 def test_without_their_parent_workers_drain_and_end(tmp_path: Path) -> None:
     home = tmp_path / "home"
     set_up(home, users=1)

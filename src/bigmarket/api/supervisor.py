@@ -174,7 +174,10 @@ class Supervisor:
                 self._send(signal.SIGKILL)
             for key, _ in self._selector.select(TICK_SECONDS):
                 if not os.read(key.fd, 4096) and key.data is not None:
-                    codes.append(self._reap(key.data))
+                    worker: Worker = key.data
+                    code = self._reap(worker)
+                    unready = code == -signal.SIGTERM and not worker.ready  # told while it was still starting
+                    codes.append(0 if unready else code)
             if len(self._signals) > told:
                 told = len(self._signals)
                 self._send(signal.Signals(self._signals[-1]))
@@ -228,6 +231,8 @@ def supervise(settings: Settings, *, ready: Callable[[str], None] | None = None)
     """
     set_up_logs(log_format=settings.log_format, log_level=settings.log_level)
     warn_if_open(settings)
+    if any(url.startswith("sqlite:") for url in settings.shard_urls):
+        log.warning("several workers on SQLite, which has one writer, draw no faster and wait for each other")
     open_stores(settings).close()  # say what is wrong once, not in every worker
     with tempfile.TemporaryDirectory(prefix="bigmarket-") as folder:
         return Supervisor(settings, ready=ready, folder=Path(folder)).run()
