@@ -102,10 +102,11 @@ class _Arming:
         """Prepare and go live; None when somebody else came in between."""
         plan = self._plan()
         self.escrow.sweep()  # a limit that is still to be taken off must not be taken off later
-        shards = [self._provide(shard, plan) for shard in range(len(self.stores.shards))]
-        self.escrow.sweep()  # units that were given without limit
-        if problems := list(_below_sold(plan, shards)):
-            raise ConfigurationInvalid(f"activity {self.activity_id}", problems)
+        numbers = range(len(self.stores.shards))
+        self._refuse_too_few(plan, [self._provide(shard, plan) for shard in numbers])
+        shards = [self._limit(shard, plan) for shard in numbers]
+        self._refuse_too_few(plan, shards)
+        self.escrow.sweep()  # units that were given without a limit
         self._make_room(plan)
         try:
             with self.stores.config.writing() as connection:
@@ -132,15 +133,23 @@ class _Arming:
             return _Plan(campaign, items, unlimited, _count_lifts(connection, campaign))
 
     def _provide(self, shard: int, plan: _Plan) -> dict[StockKey, Standing]:
-        """A row for every item, with a limit where there shall be one; how the shard stands then."""
-        keys = list(plan.items)
+        """A row for every item; how the shard stands then."""
+        limited = {key: item.total is not None or key not in plan.unlimited for key, item in plan.items.items()}
         with self.stores.shards[shard].writing() as connection:
-            limited = {key: item.total is not None or key not in plan.unlimited for key, item in plan.items.items()}
             transfers.provide_rows(connection, limited)
-            for key, standing in sorted(transfers.standings(connection, keys).items()):
+            return transfers.standings(connection, list(plan.items))
+
+    def _limit(self, shard: int, plan: _Plan) -> dict[StockKey, Standing]:
+        """A limit where there shall be one; how the shard stands then."""
+        with self.stores.shards[shard].writing() as connection:
+            for key, standing in sorted(transfers.standings(connection, list(plan.items)).items()):
                 if standing.alloc is None and plan.items[key].total is not None:
                     transfers.limit(connection, shard=shard, key=key, transfer_id=self.ids.make(self.now_ms))
-            return transfers.standings(connection, keys)
+            return transfers.standings(connection, list(plan.items))
+
+    def _refuse_too_few(self, plan: _Plan, shards: Sequence[Mapping[StockKey, Standing]]) -> None:
+        if problems := list(_below_sold(plan, shards)):
+            raise ConfigurationInvalid(f"activity {self.activity_id}", problems)
 
     def _make_room(self, plan: _Plan) -> None:
         """Call units back where more are in shards than there shall be."""

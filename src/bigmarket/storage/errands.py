@@ -8,7 +8,7 @@ from concurrent.futures import Future
 
 from bigmarket.errors import Trouble
 
-ERRAND_SECONDS = 0.6  # a lane waits no longer, whatever database is frozen
+ERRAND_SECONDS = 0.8  # a lane waits no longer, whatever database is frozen
 
 
 class Errands:

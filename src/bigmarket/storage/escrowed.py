@@ -46,15 +46,12 @@ class EscrowedStore:
         By the live revision's total, which needs no database: units once sold stay so. Only where the hub was lowered
         and this process does not know yet does the total count that was read with the verdict, for a moment.
         """
-        verdict = self._escrow.verdict(key)
-        if verdict is None:
+        total, verdict = self._total_of(key), self._escrow.verdict(key)
+        if total is None or verdict is None:
             return False
         sold = verdict.sold + taken
-        total = self._total_of(key)
-        if total is not None and sold >= total:
-            return True
         fresh = time.monotonic() - verdict.at < FRESH_SECONDS
-        return fresh and verdict.total is not None and sold >= verdict.total
+        return sold >= total or (fresh and verdict.total is not None and sold >= verdict.total)
 
     def _total_of(self, key: StockKey) -> int | None:
         """Units of the award in the live revision; None when it is unlimited or not on the wheel."""

@@ -135,7 +135,7 @@ def _set_up(stores: Stores, store: Store, *, identity: str) -> str:
         wanted = {"installation": identity, **_layout(stores, store)}
         with store.migrating() as connection:
             facts = _read(connection) or _write(connection, wanted, split=store.split)
-        _compare(stores, store, facts)
+    _compare(stores, store, facts)
     return facts["installation"]
 
 
