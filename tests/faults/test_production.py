@@ -43,6 +43,7 @@ from support import count
 pytestmark = pytest.mark.faults
 
 RUN_SECONDS = 120  # at most, for the load of one test
+FROZEN_SECONDS = 1.0
 STALL_SECONDS = 7.0  # longer than the servers wait for an answer of the database
 
 
@@ -160,6 +161,29 @@ async def _terminate_each(production: Production, load: Load) -> dict[str, str]:
             await log.good_since(production.ports, time.monotonic(), seconds=BACK_SECONDS)
         await log.more_draws(200)
     return seconds
+
+
+def test_sigterm_ends_in_time_even_while_database_and_broker_are_frozen(production: Production) -> None:
+    load = production.load(random.Random(8))
+    with production.running() as stores:
+        seconds = asyncio.run(_terminate_frozen(production, stores, load))
+        print(f"\n  SIGTERM while nothing answers: ended after {seconds}")
+        _judge(production, stores, load.log, may_end={SERVE, SERVE2, WORK})
+
+
+async def _terminate_frozen(production: Production, stores: Stores, load: Load) -> list[str]:
+    async with asyncio.timeout(RUN_SECONDS), production.supervised(), load.running() as log:
+        await log.more_draws(100)
+        for service in production.services.values():
+            service.pause()
+        try:
+            await asyncio.sleep(FROZEN_SECONDS)  # by then everybody waits for an answer
+            seconds = await asyncio.gather(*map(production.terminate, (SERVE, SERVE2, WORK)))
+        finally:
+            for service in production.services.values():
+                service.resume()
+        await production.recovered("SIGTERM", stores, log, since=time.monotonic())
+    return [f"{second:.1f} s" for second in seconds]
 
 
 def test_a_deleted_queue_is_declared_again_and_what_was_in_it_is_sent_again(

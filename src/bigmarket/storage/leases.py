@@ -127,17 +127,13 @@ class Leases:
         self._thread.start()
 
     def stop(self) -> None:
-        """Let go; when the database does not answer the leases run out by themselves."""
+        """Let go, within ``STOP_SECONDS``; if the database does not answer, the leases run out by themselves."""
         self._stopping.set()
-        if self._thread.ident is not None:
+        if self._thread.ident is None:
+            self._let_go()
+        else:
             self._thread.join(STOP_SECONDS)
-        held, self._state = self._state[0], ({}, 0.0)
-        if not held or self._thread.is_alive():
-            return
-        try:
-            release(self._store, held, holder=self._holder)
-        except Trouble as trouble:
-            log.warning("leases not released; they run out by themselves", reason=str(trouble))
+            self._state = ({}, 0.0)
 
     def held(self) -> Mapping[str, int]:
         """What this process holds for certain, and the fencing numbers."""
@@ -178,3 +174,13 @@ class Leases:
             except Exception:
                 log.exception("leases not renewed")
             self._stopping.wait(self._renew_seconds)
+        self._let_go()
+
+    def _let_go(self) -> None:
+        held, self._state = self._state[0], ({}, 0.0)
+        if not held:
+            return
+        try:
+            release(self._store, held, holder=self._holder)
+        except Trouble as trouble:
+            log.warning("leases not released; they run out by themselves", reason=str(trouble))
