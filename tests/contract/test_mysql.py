@@ -15,7 +15,8 @@ import pytest
 from sqlalchemy import insert, text, update
 
 from bigmarket.activity.model import LiveActivity
-from bigmarket.draw import Answer, Drawn, DrawRequest, draw_batch
+from bigmarket.bus.in_process import InProcessBus
+from bigmarket.draw import Answer, AwardRecordRow, Drawn, DrawRequest, Outcome, draw_batch
 from bigmarket.errors import (
     BigmarketError,
     Contention,
@@ -26,8 +27,10 @@ from bigmarket.errors import (
     Trouble,
 )
 from bigmarket.ids import Ids
+from bigmarket.jobs.consumers import CONSUMERS
 from bigmarket.lanes import DrawShard, LaneSet, LaneSettings
 from bigmarket.outbox.parking import ParkedTask
+from bigmarket.outbox.task import GRACE_MS, Task
 from bigmarket.storage import schema as t
 from bigmarket.storage import tasks
 from bigmarket.storage.campaigns import load_live
@@ -35,7 +38,7 @@ from bigmarket.storage.migrate import migrate
 from bigmarket.storage.mysql import MySqlStore
 from databases import MYSQL, Databases, on_mysql
 from serving import eventually
-from support import IDS, NOON, assert_healthy, count, give, install, small_campaign
+from support import IDS, NOON, assert_healthy, count, give, install, seeds, small_campaign
 
 pytestmark = on_mysql
 
@@ -280,6 +283,47 @@ def test_a_recharge_that_loses_a_deadlock_is_contention_and_spends_nothing(
     assert count(store, "SELECT COUNT(*) FROM raffle_activity_order") == 1
     assert count(store, "SELECT SUM(sold) FROM sku_stock") == 1
     assert_healthy(store)
+
+
+@pytest.mark.usefixtures("impatient")
+@pytest.mark.parametrize("users", [3, 12, 200])
+def test_nobody_waits_for_rows_of_others_however_small_a_table_is(
+    store: MySqlStore, live: dict[int, LiveActivity], users: int
+) -> None:
+    """On a small table the server likes to read it all, and a locking read waits for every locked row on its way."""
+    names = ["u000", LISTED, *(f"u{n:03}" for n in range(2, users))]
+    for name in names:
+        give(store, name)
+    first = [answer for answer in draw(store, live, names) if isinstance(answer, Drawn)]
+    wins = store.due_tasks(NOON + GRACE_MS, limit=999)
+    assert len(first) == users
+    assert wins
+    with store.writing() as connection:
+        for name in ("raffle_activity_account", "award_stock", "task"):
+            connection.execute(text(f"ANALYZE TABLE {name}")).all()
+    mine, theirs = names[1:-1], [names[0], names[-1]]
+    with (
+        another(store) as process,
+        holding(
+            store, f"SELECT * FROM raffle_activity_account WHERE user_id IN ('{theirs[0]}', '{theirs[1]}') FOR UPDATE"
+        ),
+    ):
+        assert all(isinstance(answer, Drawn) for answer in draw(process, live, mine))
+    under_way = [task_and_record(name) for name in theirs]
+    with another(store) as process, store.drawing() as tx:
+        outcome = Outcome(NOON)
+        outcome.tasks += [task for task, _ in under_way]
+        outcome.records += [record for _, record in under_way]
+        tx.apply(outcome)
+        assert len(process.find_draws(first[1:-1])) == users - 2
+        InProcessBus(process, CONSUMERS, now_ms=lambda: NOON, seed_of=seeds(store)).deliver(wins)
+    assert count(process, "SELECT COUNT(*) FROM user_credit_order") == len(wins)
+
+
+def task_and_record(user: str) -> tuple[Task, AwardRecordRow]:
+    order_id = IDS.make(NOON)
+    record = AwardRecordRow(order_id, user, 1, 9, 1, "x", 1, None, "create", NOON, "r", 1, None, "1/1|all")
+    return Task(order_id, user, "send_award", b"{}"), record
 
 
 # --- lost connections ---------------------------------------------------------------------------------------------

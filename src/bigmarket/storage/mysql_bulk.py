@@ -16,6 +16,11 @@ _LIST, _TABLE = b"{rows}", b"{table}"
 _KEYS = b") IN ({rows})"  # row values, looked up by a key of several columns
 
 
+#: Behind the table of a statement that locks. A small table would be read as a whole, and a locking read waits for
+#: every locked row that it comes across, whether it is asked for or not.
+BY_KEY = "FORCE INDEX (PRIMARY)"
+
+
 class Cursor(Protocol):
     """What is used of a driver's cursor."""
 

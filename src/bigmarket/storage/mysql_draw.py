@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from bigmarket.draw import AccountKey, AwardRecordRow, RaffleOrderRow, Spending, StockKey
 from bigmarket.storage.bulk import Row
 from bigmarket.storage.draw_tx import DrawStatements, SqlDrawTx
-from bigmarket.storage.mysql_bulk import MySqlBulk, in_one
+from bigmarket.storage.mysql_bulk import BY_KEY, MySqlBulk, in_one
 from bigmarket.storage.routing import SplitTables
 
 SCARCE = 1_000  # with fewer units left than that, a batch locks the row before it decides
@@ -22,7 +22,7 @@ _ACCOUNT = in_one(
     "day", "day_count", "day_count_surplus",
 )  # fmt: skip
 _LOAD_ACCOUNTS = f"""
-SELECT {_ACCOUNT} FROM raffle_activity_account WHERE (user_id, activity_id) IN ({{rows}}) FOR UPDATE"""
+SELECT {_ACCOUNT} FROM raffle_activity_account {BY_KEY} WHERE (user_id, activity_id) IN ({{rows}}) FOR UPDATE"""
 
 _LOAD_OPEN_ORDERS = f"""
 SELECT {in_one("user_id", "activity_id", "order_id", "order_day")} FROM user_raffle_order
@@ -37,10 +37,10 @@ WHERE (o.user_id, o.request_id) IN ({{rows}})"""
 
 # It locks, so that it waits for a commit that is still under way instead of missing it.
 _FIND_DRAWS = f"""
-SELECT {in_one(*_DRAWN)} FROM user_award_record AS r WHERE r.order_id IN ({{rows}}) LOCK IN SHARE MODE"""
+SELECT {in_one(*_DRAWN)} FROM user_award_record AS r {BY_KEY} WHERE r.order_id IN ({{rows}}) LOCK IN SHARE MODE"""
 
 _STOCK = in_one("strategy_id", "award_id", "alloc - sold")
-_LOAD_STOCK = f"SELECT {_STOCK} FROM award_stock WHERE (strategy_id, award_id) IN ({{rows}})"
+_LOAD_STOCK = f"SELECT {_STOCK} FROM award_stock {BY_KEY} WHERE (strategy_id, award_id) IN ({{rows}})"
 _LOCK_STOCK = f"{_LOAD_STOCK} FOR UPDATE"
 
 _INSERT_ORDERS = f"INSERT INTO user_raffle_order ({', '.join(RaffleOrderRow._fields)}) VALUES {{rows}}"
@@ -59,7 +59,7 @@ WHERE o.order_state = 'create'"""
 _MONTH_LEFT = "IF(month = %b, month_count_surplus, month_count)"
 _DAY_LEFT = "IF(day = %b, day_count_surplus, day_count)"
 _SPEND = f"""
-UPDATE raffle_activity_account
+UPDATE raffle_activity_account {BY_KEY}
 SET total_count_surplus = total_count_surplus - %b,
     month_count_surplus = {_MONTH_LEFT} - %b, month = %b,
     day_count_surplus = {_DAY_LEFT} - %b, day = %b

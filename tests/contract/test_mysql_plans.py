@@ -1,0 +1,194 @@
+"""Every hot statement finds its rows by a key, however many it is asked for: a scan would lock whoever else draws."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+from sqlalchemy import insert, text
+
+from bigmarket.credit.model import CreditTrade
+from bigmarket.draw import Drawn, DrawRequest, draw_batch
+from bigmarket.storage import schema as t
+from bigmarket.storage.campaigns import load_live
+from bigmarket.storage.contract import Store
+from bigmarket.storage.draw_tx import SqlDrawTx
+from databases import Databases
+from support import IDS, NOON, count, install, small_campaign
+
+ORDERS_EACH = 3
+KEYED = {"const", "eq_ref", "ref", "range"}
+LOCKING = ("UPDATE", "DELETE", "FOR UPDATE", "LOCK IN SHARE MODE")
+
+Plan = tuple[str, dict[str, Any]]  # a statement, and one step of how the server runs it
+
+
+def user(number: int) -> str:
+    return f"user-{number:05}"
+
+
+def fill(store: Store, *, users: int) -> None:
+    """Users with a past: used orders, one that is open, records, tasks, credits."""
+    rows: dict[str, list[dict[str, object]]] = {}
+    for number in range(users):
+        name = user(number)
+        rows.setdefault("raffle_activity_account", []).append(
+            {"user_id": name, "activity_id": 1, "month": "2026-11", "day": "2026-11-20"}
+            | {f"{period}_count{left}": 50 for period in ("total", "month", "day") for left in ("", "_surplus")}
+        )
+        for order in range(ORDERS_EACH):
+            order_id = IDS.make(NOON - 10**9)
+            state = "create" if order == 0 and number % 4 == 0 else "used"
+            rows.setdefault("user_raffle_order", []).append(
+                {
+                    "order_id": order_id,
+                    "user_id": name,
+                    "activity_id": 1,
+                    "order_state": state,
+                    "order_day": "2026-11-19",
+                    "order_time_ms": NOON,
+                    "request_id": f"old-{order}" if state == "used" else None,
+                }
+            )
+            if state == "create":
+                continue
+            rows.setdefault("user_award_record", []).append(
+                {"order_id": order_id, "user_id": name, "activity_id": 1, "strategy_id": 9, "award_id": 1}
+                | {"award_title": "points", "award_index": 1, "award_state": "create", "award_time_ms": NOON}
+                | {"revision_id": "r", "epoch": 1, "trace": "1/1|all"}
+            )
+            rows.setdefault("task", []).append(
+                {"message_id": order_id, "user_id": name, "topic": "send_award", "message": "{}", "state": "create"}
+                | {"attempts": 0, "next_at_ms": NOON}
+            )
+            rows.setdefault("user_credit_order", []).append(
+                {"order_id": order_id, "user_id": name, "trade_name": "x", "trade_type": "forward", "amount_cents": 1}
+                | {"out_business_no": order_id, "create_time_ms": NOON}
+            )
+        rows.setdefault("user_credit_account", []).append({"user_id": name, "total_cents": 3, "available_cents": 3})
+    rows["award_stock"] = [{"strategy_id": 5, "award_id": number, "alloc": 5000} for number in range(users // 2)]
+    with store.writing() as connection:
+        for name, values in rows.items():
+            connection.execute(insert(t.metadata.tables[name]), values)
+    with store.writing() as connection:
+        for name in rows:
+            connection.execute(text(f"ANALYZE TABLE {name}")).all()
+
+
+@pytest.fixture(scope="module")
+def large(databases: Databases) -> Iterator[Store]:
+    with databases.store("mysql") as store:
+        install(store, small_campaign())
+        fill(store, users=4_000)
+        yield store
+
+
+@pytest.fixture(scope="module", params=[5, 30, 300])
+def small(request: pytest.FixtureRequest, databases: Databases) -> Iterator[Store]:
+    with databases.store("mysql") as store:
+        install(store, small_campaign())
+        fill(store, users=request.param)
+        yield store
+
+
+class Noted:
+    """A cursor that notes the plan of every statement, but for INSERTs, before it runs it."""
+
+    def __init__(self, cursor: Any, plans: list[Plan]) -> None:
+        self._cursor = cursor
+        self._plans = plans
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._cursor, name)
+
+    def execute(self, query: bytes) -> object:
+        if not query.lstrip().startswith(b"INSERT"):
+            self._cursor.execute(b"EXPLAIN " + query)
+            columns = [column[0] for column in self._cursor.description]
+            statement = " ".join(query.decode().split())
+            self._plans += [(statement, dict(zip(columns, row, strict=True))) for row in self._cursor.fetchall()]
+        return self._cursor.execute(query)
+
+
+@contextmanager
+def noted(tx: Any) -> Iterator[list[Plan]]:
+    """The plans of what runs inside the block."""
+    plans: list[Plan] = []
+    tx._bulk._cursor = Noted(tx._bulk._cursor, plans)
+    yield plans
+
+
+def scans(plans: Sequence[Plan]) -> list[Plan]:
+    """Steps that look for rows without a key. A list that the statement itself brings (table v) is none."""
+    found = []
+    for statement, step in plans:
+        brought = step["table"] is None or str(step["table"]).startswith("<")
+        if not brought and step["type"] not in KEYED:
+            found.append((f"{statement[:80]}...{statement[-30:]}", step))
+    return found
+
+
+def locking(plans: Sequence[Plan]) -> list[Plan]:
+    return [plan for plan in plans if plan[0].startswith(LOCKING) or plan[0].endswith(LOCKING)]
+
+
+def draw(store: Store, *, users: int, first: int = 0) -> list[Plan]:
+    """The plans of a batch, of which every fourth user has an open order, and each repeats an old request too."""
+    names = [user(number) for number in range(first, first + users)]
+    with store.reading() as connection:
+        live = load_live(connection, {})
+    with pytest.raises(KeyError), store.drawing() as tx:
+        with noted(tx) as plans:
+            fresh = [DrawRequest(IDS.make(NOON), name, 1, "new") for name in names]
+            repeats = [DrawRequest(IDS.make(NOON), name, 1, "old-1") for name in names]
+            answers = draw_batch(tx, [*fresh, *repeats], live=live, now_ms=NOON).answers
+            drawn = [answer for answer in answers if isinstance(answer, Drawn)]
+            assert len(drawn) == 2 * users
+            assert isinstance(tx, SqlDrawTx)
+            assert len(tx.find_draws(drawn)) == 2 * users
+        raise KeyError  # nothing is kept
+    assert {statement.split()[0] for statement, _ in plans} == {"SELECT", "UPDATE"}
+    assert len({statement for statement, _ in plans}) >= 7
+    return plans
+
+
+def deliver(store: Store, *, tasks: int) -> list[Plan]:
+    """The plans of a delivery, a third of it to users without a credit account."""
+    due = store.due_tasks(NOON, limit=tasks)
+    keys = [(task.user_id, task.message_id) for task in due]
+    trades = [
+        CreditTrade(IDS.make(NOON), name if number % 3 else f"new-{name}", "x", 1, f"no-{order_id}")
+        for number, (name, order_id) in enumerate(keys)
+    ]
+    with pytest.raises(KeyError), store.delivering() as tx:
+        with noted(tx) as plans:
+            assert len(tx.complete_records(keys)) == len(due)
+            tx.add_credits(trades, now_ms=NOON)
+            tx.finish_tasks([task.message_id for task in due])
+        raise KeyError
+    assert {statement.split()[0] for statement, _ in plans} == {"SELECT", "UPDATE", "DELETE"}
+    return plans
+
+
+SIZES = [1, 2, 3, 64, 256]
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_a_draw_finds_everything_by_keys(large: Store, size: int) -> None:
+    assert scans([*draw(large, users=size), *draw(large, users=size, first=1)]) == []
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_a_delivery_finds_everything_by_keys(large: Store, size: int) -> None:
+    assert scans(deliver(large, tasks=size)) == []
+
+
+@pytest.mark.parametrize("size", [1, 2, 4, 25, 256])
+def test_what_locks_goes_by_keys_on_small_tables_too(small: Store, size: int) -> None:
+    """The server would rather read a small table as a whole, and so wait for whatever others have locked there."""
+    users = min(size, count(small, "SELECT COUNT(*) FROM raffle_activity_account"))
+    plans = [*locking(draw(small, users=users)), *locking(deliver(small, tasks=size))]
+    assert len({statement for statement, _ in plans}) >= 6
+    assert scans(plans) == []
