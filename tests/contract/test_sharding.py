@@ -329,7 +329,12 @@ def test_what_is_known_to_be_sold_out_needs_no_hub(world: World) -> None:
 def test_a_frozen_hub_does_not_hold_up_a_lane(world: World) -> None:
     arm(world, cars(100))
     (name,) = users(world, 0, 1)
-    cut_off(world, hub=True, fault=lambda: time.sleep(3))
+
+    def freeze() -> None:
+        time.sleep(3)
+        refuse()
+
+    cut_off(world, hub=True, fault=freeze)
     begun = time.monotonic()
     for _ in range(3):
         with pytest.raises(Trouble):
