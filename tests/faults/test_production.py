@@ -88,7 +88,7 @@ async def _kill_broker(production: Production, stores: Stores, load: Load) -> tu
 def test_a_killed_server_and_a_killed_worker_are_succeeded(production: Production) -> None:
     load = production.load(random.Random(3))
     with production.running() as stores:
-        found = asyncio.run(_kill_each(production, stores, load, [SERVE, WORK, SERVE2, WORK]))
+        found = asyncio.run(_kill_each(production, stores, load, [SERVE, WORK]))
         _judge(production, stores, load.log, found)
         _assert_scarce_is_gone(production, stores)
     assert load.log.unanswered, "requests were in flight when their server was killed"

@@ -131,8 +131,9 @@ def tasks_missing(view: View) -> Iterator[BadRow]:
 def effects_differ(view: View) -> Iterator[BadRow]:
     """Completed records without their effect, and effects whose record is not completed."""
     groups = view.connection.execute(
-        text("""SELECT r.activity_id, r.revision_id, r.award_id, r.award_state, COUNT(*) AS records,
-                       COUNT(c.order_id) AS effects, MIN(r.order_id) AS first_order
+        text("""SELECT r.activity_id, r.revision_id, r.award_id, r.award_state,
+                       COUNT(DISTINCT r.order_id) AS records, COUNT(c.order_id) AS effects,
+                       MIN(r.order_id) AS first_order
                 FROM user_award_record r LEFT JOIN user_credit_order c ON c.out_business_no = r.order_id
                 GROUP BY r.activity_id, r.revision_id, r.award_id, r.award_state""")
     )
