@@ -47,7 +47,7 @@ soak: install ## Draw a million times over HTTP and watch memory stay flat (5 mi
 	@$(RUN) python bench/soak.py
 
 .PHONY: faults
-faults: install ## Kill servers, worker, MariaDB and RabbitMQ 12 times under 100,000 draws (5 minutes)
+faults: install ## Kill servers, worker, MariaDB and RabbitMQ 12 times under 100,000 draws (6 minutes)
 	@BIGMARKET_FAULT_DRAWS=100000 BIGMARKET_FAULT_ROUNDS=3 $(RUN) pytest -s tests/faults/test_storm.py $(ARGS)
 
 .PHONY: hooks
