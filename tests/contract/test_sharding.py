@@ -366,6 +366,18 @@ def test_units_of_a_third_shard_are_found_when_another_does_not_answer(world: Wo
 
 
 @only_two
+def test_an_award_without_a_row_in_the_hub_is_trouble(world: World) -> None:
+    arm(world, cars(1))
+    (name,) = users(world, 0, 1)
+    assert draw(world, name) == CAR
+    arm(world, cars(5))
+    with world.stores.config.writing() as connection:
+        connection.execute(text("DELETE FROM stock_hub WHERE item_id = 4"))
+    with pytest.raises(Trouble):
+        draw(world, name)
+
+
+@only_two
 def test_an_award_without_a_row_in_a_shard_is_trouble_there(world: World) -> None:
     arm(world, cars(5))
     (name,) = users(world, 0, 1)

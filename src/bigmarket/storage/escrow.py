@@ -213,7 +213,9 @@ class Escrow:
                 troubles.append(trouble)
         now = time.monotonic()
         for key in keys:
-            total = hub[key].total if key in hub else 0
+            if key not in hub:
+                raise NotMoved(f"The hub has no row for {named(key)}; arm its activity again.")
+            total = hub[key].total
             sold = self._sold_of(key, found)
             self._verdicts[key] = Verdict(sold, total, now)
             if total is not None and sold + found[shard][key].free >= total:
