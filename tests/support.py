@@ -98,22 +98,24 @@ def install(
         return arm(connection, campaign.activity.activity_id, kinds=KIND_CHECKS, now_ms=now_ms, new_seed=new_seed)
 
 
-def give(store: Store, user_id: str, *, sku: int = 11, no: str = "", now_ms: int = NOON) -> None:
-    """Credit ``user_id`` with a unit of ``sku``, once per ``no`` (by default once)."""
+def give(store: Store, *user_ids: str, sku: int = 11, no: str = "", now_ms: int = NOON) -> None:
+    """Credit each of the users with a unit of ``sku``, once per ``no`` (by default once)."""
     with store.reading() as connection:
         live = load_live(connection, {})
     bundle_of = bundles(store)
-    with store.recharging(user_id) as tx:
-        recharge(
-            tx,
-            user_id=user_id,
-            sku=sku,
-            out_business_no=no or f"gift-{user_id}-{sku}",
-            now_ms=now_ms,
-            order_id=IDS.make(now_ms),
-            live=live,
-            bundle_of=bundle_of,
-        )
+    for _, alike in store.split.parts(user_ids, str):  # whose rows are in the same tables
+        with store.recharging(alike[0]) as tx:
+            for user_id in alike:
+                recharge(
+                    tx,
+                    user_id=user_id,
+                    sku=sku,
+                    out_business_no=no or f"gift-{user_id}-{sku}",
+                    now_ms=now_ms,
+                    order_id=IDS.make(now_ms),
+                    live=live,
+                    bundle_of=bundle_of,
+                )
 
 
 def bundles(store: Store) -> Callable[[int], Bundle | None]:

@@ -112,8 +112,7 @@ def test_an_open_order_is_drawn_once(store: Store) -> None:
 def test_the_scarce_prize_is_never_oversold_and_then_gives_its_fallback(store: Store) -> None:
     live = armed(store)
     users = [f"u{n:03}" for n in range(100)]
-    for user in users:
-        give(store, user)
+    give(store, *users)
     for _ in range(5):
         draw(store, live, users)
     assert count(store, "SELECT sold FROM award_stock WHERE award_id = 4") == 1
@@ -126,8 +125,7 @@ def test_batches_of_every_size_are_written_whole(store: Store) -> None:
     live = armed(store)
     for size in (1, 2, 3, 7, 64, 255, 256, 300):
         users = [f"s{size}-{n}" for n in range(size)]
-        for user in users:
-            give(store, user, sku=11)
+        give(store, *users)
         assert all(isinstance(answer, Drawn) for answer in draw(store, live, users))
     assert_healthy(store)
 
@@ -180,8 +178,7 @@ class _Untrue(_Around):
 
 def _stale_batch(store: Store, live: dict[int, LiveActivity], around: type[_Around]) -> None:
     users = [f"u{n:03}" for n in range(60)]
-    for user in users:
-        give(store, user, sku=11)
+    give(store, *users)
     for turn in range(4):
         requests = [DrawRequest(IDS.make(NOON), user, 1, f"{turn}") for user in users]
         with store.drawing() as tx:

@@ -27,8 +27,7 @@ WAIT = 20.0
 def users(store: Store) -> list[str]:
     install(store, small_campaign())
     names = [f"u{n:02}" for n in range(32)]
-    for user in names:
-        give(store, user)
+    give(store, *names)
     return names
 
 
@@ -226,8 +225,7 @@ def test_a_full_disk_is_an_error_that_spent_nothing_and_passes(tmp_path: Path) -
     migrate(store)
     install(store, small_campaign())
     users = [f"u{n:03}" for n in range(200)]
-    for user in users:
-        give(store, user)
+    give(store, *users)
     pages = store._writer.execute("PRAGMA page_count").fetchone()[0]
     store._writer.execute(f"PRAGMA max_page_count = {pages + 2}")
     lanes = lanes_on(store)

@@ -112,8 +112,7 @@ def test_two_processes_neither_oversell_nor_leak(
     store: MySqlStore, other: MySqlStore, live: dict[int, LiveActivity]
 ) -> None:
     users = [f"u{n:02}" for n in range(40)]
-    for user in users:
-        give(store, user)
+    give(store, *users)
     rng = random.Random(7)
     asks: list[tuple[str, int, str | None]] = [(user, 1, f"r{n}") for user in users for n in range(12)]
     with lanes_on(store, live, batch_max=8) as here, lanes_on(other, live, batch_max=8) as there:
@@ -135,8 +134,7 @@ def test_a_request_sent_to_two_processes_at_once_has_one_outcome(
     store: MySqlStore, other: MySqlStore, live: dict[int, LiveActivity]
 ) -> None:
     users = [f"u{n:02}" for n in range(10)]
-    for user in users:
-        give(store, user)
+    give(store, *users)
     asks: list[tuple[str, int, str | None]] = [(user, 1, f"r{n}") for user in users for n in range(5)]
     with lanes_on(store, live, batch_max=4) as here, lanes_on(other, live, batch_max=4) as there:
         pairs = list(zip(submit(here, asks), submit(there, asks), strict=True))
@@ -292,8 +290,7 @@ def test_nobody_waits_for_rows_of_others_however_small_a_table_is(
 ) -> None:
     """On a small table the server likes to read it all, and a locking read waits for every locked row on its way."""
     names = ["u000", LISTED, *(f"u{n:03}" for n in range(2, users))]
-    for name in names:
-        give(store, name)
+    give(store, *names)
     first = [answer for answer in draw(store, live, names) if isinstance(answer, Drawn)]
     wins = store.due_tasks(NOON + GRACE_MS, limit=999)
     assert len(first) == users
@@ -450,8 +447,7 @@ def test_a_connection_lost_at_the_commit_is_settled_by_looking(
     after: bool,
 ) -> None:
     users = [f"u{n}" for n in range(8)]
-    for user in users:
-        give(store, user)
+    give(store, *users)
     lose = losing(databases, store, monkeypatch, after=after)
     with pytest.raises(OutcomeUnknown) as caught, store.drawing() as tx:
         draw_batch(tx, [DrawRequest(IDS.make(NOON), users[0], 1, "r0")], live=live, now_ms=NOON)
