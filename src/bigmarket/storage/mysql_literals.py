@@ -1,8 +1,8 @@
 """Values as MySQL literals, fast: a draw binds forty values, and the drivers' escaping is slower than all its rules.
 
 A JSON text is a MySQL literal too, as long as the server reads ``"`` as a quote and backslash as an escape, which
-mysql.py asserts of every connection: numbers, ``null`` and texts with ``\\"``, ``\\\\``, ``\\n``, ``\\r``, ``\\t`` and
-``\\b`` mean the same in both. Other control characters do not; a text with one goes through ``_careful``.
+mysql.py asserts of every connection: numbers, ``null`` and the escapes of quote, backslash, newline, return, tab and
+backspace mean the same in both. Those of other control characters do not; a text with one goes through ``_careful``.
 """
 
 from __future__ import annotations
