@@ -135,7 +135,7 @@ class Databases:
 
     def _drop(self, name: str) -> None:
         with self.administering() as connection:
-            connection.execute(text(f"DROP DATABASE {name}"))
+            connection.execute(text(f"DROP DATABASE IF EXISTS {name}"))
         self._made.remove(name)
 
 
