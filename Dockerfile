@@ -9,6 +9,7 @@ ARG PYTHON=3.11-slim-bookworm
 
 FROM python:${PYTHON} AS build
 ENV PYTHONDONTWRITEBYTECODE=1 \
+    UV_CACHE_DIR=/var/cache/uv \
     UV_COMPILE_BYTECODE=1 \
     UV_LINK_MODE=copy \
     UV_PROJECT_ENVIRONMENT=/opt/bigmarket \
@@ -18,11 +19,11 @@ RUN pip install --no-cache-dir --disable-pip-version-check uv==0.13.8
 WORKDIR /build
 # What it depends on changes seldom, and is a layer of its own.
 COPY pyproject.toml uv.lock ./
-RUN --mount=type=cache,target=/root/.cache/uv uv sync --frozen --no-dev --no-install-project
+RUN --mount=type=cache,target=/var/cache/uv uv sync --frozen --no-dev --no-install-project
 COPY LICENSE README.md ./
 COPY examples/100301.yaml examples/
 COPY src src
-RUN --mount=type=cache,target=/root/.cache/uv uv sync --frozen --no-dev --no-editable
+RUN --mount=type=cache,target=/var/cache/uv uv sync --frozen --no-dev --no-editable
 
 FROM python:${PYTHON}
 LABEL org.opencontainers.image.title="bigmarket" \
