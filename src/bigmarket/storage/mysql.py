@@ -19,13 +19,12 @@ from sqlalchemy.pool import PoolProxiedConnection
 
 from bigmarket.draw import Drawn, GuardMissed
 from bigmarket.errors import BigmarketError, Contention, OutcomeUnknown, Overloaded, StorageFull, Trouble
-from bigmarket.outbox.parking import ParkedTask
-from bigmarket.outbox.task import GRACE_MS, Backlog, Task, TaskFailure
-from bigmarket.storage import tasks
+from bigmarket.outbox.task import GRACE_MS
 from bigmarket.storage.delivery_tx import SqlDeliveryTx
 from bigmarket.storage.mysql_bulk import MySqlBulk
 from bigmarket.storage.mysql_delivery import STATEMENTS as DELIVERY
 from bigmarket.storage.mysql_draw import MySqlDrawTx
+from bigmarket.storage.outbox_store import OutboxStore
 from bigmarket.storage.recharging import SqlRechargeTx
 from bigmarket.storage.routing import WHOLE, SplitTables
 
@@ -57,7 +56,7 @@ _TABLE_EXISTS = 1050
 _UNKNOWN = "The connection was lost at the commit, so its outcome is not known yet; repeat the request to learn it."
 
 
-class MySqlStore:
+class MySqlStore(OutboxStore):
     """The database that ``url`` names (``mysql+pymysql://`` or ``mysql+mysqldb://``).
 
     New tasks are left to this process for ``grace_ms``; 0 when it does not relay.
@@ -94,45 +93,10 @@ class MySqlStore:
         with self._quickly() as connection:
             yield SqlRechargeTx(connection, suffix=self.split.suffix_of(user_id))
 
-    def due_tasks(self, now_ms: int, *, limit: int) -> Sequence[Task]:
-        """Tasks that the relay should deliver now."""
-        with self.reading() as connection:
-            return tasks.due_tasks(connection, now_ms=now_ms, limit=limit)
-
     def finish_tasks(self, message_ids: Sequence[str]) -> None:
-        """Delete tasks that are done."""
+        """Delete tasks that are done, by their key: the relay does so after every batch."""
         with self._transaction() as cursor:
             SqlDeliveryTx(MySqlBulk(cursor), DELIVERY, split=self.split).finish_tasks(message_ids)
-
-    def fail_task(self, failure: TaskFailure) -> None:
-        """Write a failed attempt down."""
-        with self._quickly() as connection:
-            tasks.fail_task(connection, failure)
-
-    def park_task(self, parked: ParkedTask, *, now_ms: int) -> None:
-        """Put a task that left the outbox into the parking lot."""
-        with self._quickly() as connection:
-            tasks.park_task(connection, parked, now_ms=now_ms)
-
-    def parked_tasks(self, *, limit: int) -> Sequence[ParkedTask]:
-        """The first parked tasks by message id."""
-        with self.reading() as connection:
-            return tasks.parked_tasks(connection, limit=limit)
-
-    def redrive_tasks(self, *, message_id: str | None, now_ms: int) -> int:
-        """Make that parked task, or all (None), due now; how many there were."""
-        with self.writing() as connection:
-            return tasks.redrive_tasks(connection, message_id=message_id, now_ms=now_ms)
-
-    def drop_tasks(self, *, message_id: str | None, limit: int) -> int:
-        """Give parked tasks up; how many."""
-        with self.writing() as connection:
-            return tasks.drop_tasks(connection, message_id=message_id, limit=limit, split=self.split)
-
-    def backlog(self) -> Backlog:
-        """How many tasks wait, since when, and how many are parked."""
-        with self.reading() as connection:
-            return tasks.backlog(connection)
 
     @contextmanager
     def writing(self) -> Iterator[Connection]:
