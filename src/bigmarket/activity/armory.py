@@ -12,14 +12,20 @@ from zoneinfo import available_timezones
 
 from bigmarket.activity.explain import nearest
 from bigmarket.activity.model import Activity, Campaign, Sku, zone_of
+from bigmarket.activity.quota import Bundle, Counts
 from bigmarket.activity.revision import Revision, hash_of
+from bigmarket.award.kinds.physical import Physical
+from bigmarket.award.kinds.sku import Sku as SkuKind
 from bigmarket.award.model import Award
 from bigmarket.errors import Problem
+from bigmarket.rebate.behavior import CALENDAR
 from bigmarket.rebate.model import Rebate, SkuRebate
 from bigmarket.strategy import armory as strategy_armory
 from bigmarket.strategy.armory import plain, repeats
 from bigmarket.strategy.model import RuleTree, Strategy
-from bigmarket.strategy.rules import RuleBlacklist, RuleLuckAward
+from bigmarket.strategy.rules import RuleAllowlist, RuleBlacklist, RuleLuckAward
+
+_PHYSICAL, _SKU_PRIZE = Physical(), SkuKind()
 
 #: Judges an award's config for its kind: what is wrong with it, or None.
 KindCheck = Callable[[str], str | None]
@@ -61,6 +67,8 @@ def inspect_sections(sections: Sections, *, kinds: Mapping[str, KindCheck] | Non
         found += _inspect_catalogue(awards, kinds=kinds)
     if strategy is not None and awards is not None:
         found += _inspect_delivery(strategy, awards=awards, kinds=kinds or {})
+    if skus is not None and awards is not None:
+        found += _inspect_sku_prizes(awards, strategy, skus=skus)
     if "rebates" in sections:
         found += _inspect_rebates(sections["rebates"], skus=skus)
     return found
@@ -128,7 +136,14 @@ def _revision(campaign: Campaign, *, document: str) -> Revision:
         document=document,
         wheel=strategy_armory.compile_strategy(campaign.strategy),
         awards={award.award_id: award for award in campaign.awards},
+        bundles={sku.sku: _bundle(sku, activity_id=campaign.activity.activity_id) for sku in campaign.skus},
+        rebates=campaign.rebates,
     )
+
+
+def _bundle(sku: Sku, *, activity_id: int) -> Bundle:
+    counts = Counts(total=sku.total_count, month=sku.month_count, day=sku.day_count)
+    return Bundle(sku.sku, activity_id, counts, int(sku.price * 100))
 
 
 def _epoch_ms(moment: datetime) -> int:
@@ -212,6 +227,9 @@ def _inspect_catalogue(awards: Sequence[Award], *, kinds: Mapping[str, KindCheck
             yield Problem(f"awards[{place}].kind", "unknown kind", nearest(award.kind, kinds))
         elif (reason_or_none := check(award.config)) is not None:
             yield Problem(f"awards[{place}].config", reason_or_none, f"Write what `{award.kind}` takes")
+    for place, award in enumerate(awards):
+        if award.claim_days is not None and award.kind != _PHYSICAL.name:
+            yield Problem(f"awards[{place}].claim_days", f"nobody claims a `{award.kind}`", "Leave it out")
 
 
 def _inspect_delivery(
@@ -230,9 +248,24 @@ def _inspect_delivery(
             yield Problem(f"{path}.config", reason_or_none, f"Write what `{kind_of[rule.award_id]}` takes")
 
 
-def _givers(strategy: Strategy) -> Iterator[tuple[str, RuleBlacklist | RuleLuckAward]]:
+def _inspect_sku_prizes(
+    awards: Sequence[Award], strategy: Strategy | None, *, skus: Sequence[Sku]
+) -> Iterator[Problem]:
+    """Each sku that can be won exists."""
+    known = {str(sku.sku) for sku in skus}
+    prizes = {award.award_id for award in awards if award.kind == _SKU_PRIZE.name}
+    configs = [(f"awards[{i}].config", award.config) for i, award in enumerate(awards) if award.award_id in prizes]
+    for path, rule in _givers(strategy) if strategy else ():
+        if rule.config is not None and rule.award_id in prizes:
+            configs.append((f"{path}.config", rule.config))
+    for path, config in configs:
+        if _SKU_PRIZE.check(config) is None and config.strip() not in known:
+            yield Problem(path, f"there is no sku {config.strip()}", "Name a sku of `skus`")
+
+
+def _givers(strategy: Strategy) -> Iterator[tuple[str, RuleAllowlist | RuleBlacklist | RuleLuckAward]]:
     for i, rule in enumerate(strategy.chain):
-        if isinstance(rule, RuleBlacklist):
+        if isinstance(rule, (RuleAllowlist, RuleBlacklist)):
             yield f"strategy.chain[{i}]", rule
     for i, tree in enumerate(strategy.trees):
         for j, node in enumerate(tree.nodes):
@@ -241,10 +274,15 @@ def _givers(strategy: Strategy) -> Iterator[tuple[str, RuleBlacklist | RuleLuckA
 
 
 def _inspect_rebates(rebates: Sequence[Rebate], *, skus: Sequence[Sku] | None) -> Iterator[Problem]:
-    # a rebate order's business key is user, type and the behavior's number: a second one would be taken for a repeat
-    for place, first in repeats((rebate.behavior, rebate.type) for rebate in rebates):
+    # these name a rebate order beside the behavior's number: a second one would be taken for a repeat
+    for place, first in repeats((rebate.behavior, rebate.type, rebate.streak_days) for rebate in rebates):
         reason = f"`{rebates[place].behavior}` earns a rebate of this type already, rebates[{first}]"
-        yield Problem(f"rebates[{place}]", reason, "Keep one rebate per behavior and type")
+        yield Problem(f"rebates[{place}]", reason, "Keep one rebate per behavior, type and streak_days")
+    for place, rebate in enumerate(rebates):
+        if rebate.streak_days and rebate.behavior not in CALENDAR:
+            reason = f"days in a row are not counted for `{rebate.behavior}`"
+            fix = f"Leave it out; days are counted for {', '.join(f'`{name}`' for name in sorted(CALENDAR))}"
+            yield Problem(f"rebates[{place}].streak_days", reason, fix)
     if skus is None:
         return
     known = {sku.sku for sku in skus}

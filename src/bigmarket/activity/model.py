@@ -97,7 +97,8 @@ class Campaign(Settings):
 class LiveActivity:
     """An activity as lanes see it: admission facts, the live revision and the open seed epoch.
 
-    Times are epoch milliseconds; ``revision`` is None until the activity is armed.
+    Times are epoch milliseconds; ``revision`` is None until the activity is armed. The open epoch began
+    when it came to run by that revision.
     """
 
     activity_id: int
@@ -109,6 +110,7 @@ class LiveActivity:
     zone: ZoneInfo
     revision: Revision | None
     epoch: int
+    epoch_open_ms: int
     seed: bytes
 
 

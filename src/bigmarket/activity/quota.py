@@ -31,6 +31,15 @@ class Counts(NamedTuple):
     day: int
 
 
+class Bundle(NamedTuple):
+    """One unit of a sku: the draws that it credits in which activity, and its price in hundredths of a credit."""
+
+    sku: int
+    activity_id: int
+    counts: Counts
+    price_cents: int
+
+
 @dataclass(slots=True)
 class Account:
     """``*_count`` draws were credited, ``*_left`` of them are not used; month and day counters belong to a period."""

@@ -6,18 +6,25 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from hashlib import sha256
 
+from bigmarket.activity.quota import Bundle
 from bigmarket.award.model import Award
+from bigmarket.rebate.model import Rebate
 from bigmarket.strategy.wheel import Wheel
 
 
 @dataclass(frozen=True, slots=True)
 class Revision:
-    """``document`` is the canonical JSON it was compiled from, ``sha256`` its hash (64 hex digits)."""
+    """``document`` is the canonical JSON it was compiled from, ``sha256`` its hash (64 hex digits).
+
+    ``awards`` by award id, ``bundles`` by sku.
+    """
 
     sha256: str
     document: str
     wheel: Wheel
     awards: Mapping[int, Award]
+    bundles: Mapping[int, Bundle]
+    rebates: tuple[Rebate, ...]
 
     @property
     def revision_id(self) -> str:

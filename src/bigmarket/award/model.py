@@ -19,3 +19,6 @@ class Award(Settings):
     kind: Key
     config: Config = ""
     description: Title | None = None
+    claim_days: Annotated[int, Field(ge=1, le=3650)] | None = Field(
+        default=None, description="Days in which the winner of a `physical` award may claim it; leave out: for ever."
+    )

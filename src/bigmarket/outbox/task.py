@@ -6,8 +6,13 @@ person, who redrives or drops it (parking.py). A task that is done is deleted.
 
 from __future__ import annotations
 
-from typing import Literal, NamedTuple
+from collections.abc import Sequence
+from typing import Generic, Literal, NamedTuple, TypeVar
 from zlib import crc32
+
+from bigmarket.errors import BigmarketError
+
+T = TypeVar("T")
 
 ATTEMPTS_MAX = 5  # then the task is parked
 BACKOFF_MIN_MS = 1_000
@@ -27,6 +32,13 @@ class Task(NamedTuple):
     topic: str
     message: bytes
     attempts: int = 0
+
+
+class BatchResult(NamedTuple, Generic[T]):
+    """An answer to each request of a batch, in order, and the tasks to hand to the relay after the commit."""
+
+    answers: Sequence[T | BigmarketError]
+    tasks: Sequence[Task]
 
 
 class TaskFailure(NamedTuple):

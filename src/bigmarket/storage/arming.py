@@ -20,7 +20,7 @@ from sqlalchemy import Connection, func, insert, select, update
 
 from bigmarket.activity.armory import KindCheck, inspect_campaign
 from bigmarket.activity.model import Campaign
-from bigmarket.draw import StockKey
+from bigmarket.activity.stock import SKUS, StockKey
 from bigmarket.errors import ConfigurationInvalid, Contention, Problem, Trouble
 from bigmarket.ids import Ids
 from bigmarket.storage import transfers
@@ -28,7 +28,7 @@ from bigmarket.storage.campaigns import Armed, arm, locked_campaign, make_live, 
 from bigmarket.storage.escrow import Escrow
 from bigmarket.storage.installation import Stores
 from bigmarket.storage.schema import stock_hub, stock_transfer
-from bigmarket.storage.transfers import LIFTED, SKUS, Move, Standing
+from bigmarket.storage.transfers import LIFTED, Move, Standing
 
 log = structlog.get_logger(__name__)
 
@@ -201,11 +201,11 @@ def _items_of(campaign: Campaign) -> dict[StockKey, _Item]:
 
 
 def _below_sold(plan: _Plan, shards: Sequence[Mapping[StockKey, Standing]]) -> list[Problem]:
-    sold = {key: sum(shard[key].sold for shard in shards) for key in plan.items}
+    gone = {key: sum(shard[key].gone for shard in shards) for key in plan.items}
     return [
-        too_few(item.path, item.name, sold=sold[key])
+        too_few(item.path, item.name, gone=gone[key])
         for key, item in plan.items.items()
-        if item.total is not None and item.total < sold[key]
+        if item.total is not None and item.total < gone[key]
     ]
 
 

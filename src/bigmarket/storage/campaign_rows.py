@@ -37,6 +37,7 @@ def rows_of(campaign: Campaign) -> dict[Table, list[dict[str, Any]]]:
                 "award_key": award.kind,
                 "award_config": award.config,
                 "award_desc": award.description,
+                "claim_days": award.claim_days,
             }
             for award in campaign.awards
         ],
@@ -46,8 +47,9 @@ def rows_of(campaign: Campaign) -> dict[Table, list[dict[str, Any]]]:
                 "position": position,
                 "behavior_type": rebate.behavior,
                 "rebate_type": rebate.type,
-                "rebate_config": str(rebate.sku if isinstance(rebate, SkuRebate) else rebate.credits),
+                "rebate_config": rebate.config,
                 "rebate_desc": rebate.description,
+                "streak_days": rebate.streak_days or 0,
             }
             for position, rebate in enumerate(campaign.rebates)
         ],
@@ -257,11 +259,13 @@ def _award(row: RowMapping) -> Award:
         kind=row["award_key"],
         config=row["award_config"],
         description=row["award_desc"],
+        claim_days=row["claim_days"],
     )
 
 
 def _rebate(row: RowMapping) -> Rebate:
-    behavior, number, description = row["behavior_type"], int(row["rebate_config"]), row["rebate_desc"]
+    number = int(row["rebate_config"])
+    common = {"behavior": row["behavior_type"], "description": row["rebate_desc"], "streak_days": row["streak_days"]}
     if row["rebate_type"] == "sku":
-        return SkuRebate(behavior=behavior, type="sku", sku=number, description=description)
-    return IntegralRebate(behavior=behavior, type="integral", credits=number, description=description)
+        return SkuRebate(type="sku", sku=number, **common)
+    return IntegralRebate(type="integral", credits=number, **common)

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from sqlalchemy import Connection, RowMapping, Table, and_, delete, insert, or_, select, true, update
+from sqlalchemy import Connection, RowMapping, Table, and_, delete, insert, literal, null, or_, select, true, update
 
 from bigmarket.activity.armory import (
     KindCheck,
@@ -24,6 +24,8 @@ from bigmarket.activity.revision import Revision
 from bigmarket.errors import ConfigurationInvalid, Duplicate, NotFound, Problem
 from bigmarket.storage import schema as t
 from bigmarket.storage.campaign_rows import campaign_of, rows_of, rows_where
+from bigmarket.storage.codes import codes_missing
+from bigmarket.storage.endpoints import endpoints_missing
 from bigmarket.strategy.dice import seed_hash
 from bigmarket.strategy.model import Strategy
 
@@ -100,7 +102,11 @@ def make_live(
         activity_id=activity_id,
         revision_id=revision.revision_id,
         changed=changed,
-        warnings=tuple(warnings_of(campaign)),
+        warnings=(
+            *warnings_of(campaign),
+            *endpoints_missing(connection, campaign),
+            *codes_missing(connection, campaign),
+        ),
         epoch=epoch,
         seed_sha256=seed_sha256,
         awards=len(campaign.strategy.awards),
@@ -116,12 +122,12 @@ def load_live(connection: Connection, known: Mapping[str, Revision]) -> dict[int
 
 
 def live_activities(connection: Connection) -> Sequence[RowMapping]:
-    """The row of every activity, with the seed of its open epoch (NULL when it was never armed)."""
+    """The row of every activity, with seed and beginning of its open epoch (NULL when it was never armed)."""
     activity, epoch = t.raffle_activity, t.seed_epoch
     joined = activity.outerjoin(
         epoch, and_(epoch.c.activity_id == activity.c.activity_id, epoch.c.epoch == activity.c.epoch)
     )
-    query = select(activity, epoch.c.seed, epoch.c.seed_sha256).select_from(joined)
+    query = select(activity, epoch.c.seed, epoch.c.seed_sha256, epoch.c.open_time_ms).select_from(joined)
     return connection.execute(query.order_by(activity.c.activity_id)).mappings().all()
 
 
@@ -204,16 +210,28 @@ def _sku_stock(connection: Connection, campaign: Campaign) -> _Stock:
 
 def _below_sold(stock: _Stock) -> list[Problem]:
     return [
-        too_few(f"{stock.path}[{place}].stock", f"{stock.key} {key}", sold=stock.rows[key]["sold"])
+        too_few(f"{stock.path}[{place}].stock", f"{stock.key} {key}", gone=_gone(stock.rows[key]))
         for place, (key, units) in enumerate(stock.alloc.items())
-        if units is not None and key in stock.rows and units < stock.rows[key]["sold"]
+        if units is not None and key in stock.rows and units < _gone(stock.rows[key])
     ]
 
 
-def too_few(path: str, item: str, *, sold: int | None) -> Problem:
-    """There are fewer units at ``path`` than were ``sold`` (None: some) of ``item``."""
-    gone = "units" if sold is None else f"{sold} units"
-    reason = f"stock below what is already won: {gone} of {item} are gone"
+def _gone(row: RowMapping) -> int:
+    """Units that were given and that no void gave back."""
+    gone: int = row["sold"] - row.get("returned", 0)
+    return gone
+
+
+def _configured(row: RowMapping) -> int | None:
+    """Units that the row was last armed with (None: unlimited)."""
+    alloc: int | None = row["alloc"]
+    return None if alloc is None else alloc - row.get("returned", 0)
+
+
+def too_few(path: str, item: str, *, gone: int | None) -> Problem:
+    """There are fewer units at ``path`` than are ``gone`` (None: some) of ``item``."""
+    units = "units" if gone is None else f"{gone} units"
+    reason = f"stock below what is already won: {units} of {item} are gone"
     return Problem(path, reason, "Raise it at least to that")
 
 
@@ -229,12 +247,14 @@ def _provide(connection: Connection, stock: _Stock) -> list[Problem]:
     columns = stock.table.c
     problems = []
     for place, (key, units) in enumerate(stock.alloc.items()):
-        if key not in stock.rows or stock.rows[key]["alloc"] == units:
+        if key not in stock.rows or _configured(stock.rows[key]) == units:
             continue
+        returned = columns.get("returned", literal(0))  # a unit that a void gave back is one more than configured
+        alloc = null() if units is None else units + returned
         this = and_(columns[stock.key] == key, *(columns[name] == value for name, value in stock.fixed.items()))
-        enough = true() if units is None else columns.sold <= units
-        if connection.execute(update(stock.table).where(this, enough).values(alloc=units)).rowcount == 0:
-            problems.append(too_few(f"{stock.path}[{place}].stock", f"{stock.key} {key}", sold=None))
+        enough = true() if units is None else columns.sold <= alloc
+        if connection.execute(update(stock.table).where(this, enough).values(alloc=alloc)).rowcount == 0:
+            problems.append(too_few(f"{stock.path}[{place}].stock", f"{stock.key} {key}", gone=None))
     return problems
 
 
@@ -299,6 +319,7 @@ def _live(row: RowMapping, *, revisions: Mapping[str, Revision]) -> LiveActivity
         zone=zone,
         revision=revisions.get(row["revision_id"]),
         epoch=row["epoch"],
+        epoch_open_ms=row["open_time_ms"] or 0,
         seed=bytes(row["seed"] or b""),
     )
 

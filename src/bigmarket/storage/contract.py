@@ -12,8 +12,10 @@ from typing import Protocol
 
 from sqlalchemy import Connection
 
+from bigmarket.activity.behavior import Behaved, BehaviorTx
+from bigmarket.activity.delivery import DeliveryTx
+from bigmarket.activity.exchange import Exchanged, ExchangeTx
 from bigmarket.activity.orders import RechargeTx
-from bigmarket.award.records import DeliveryTx
 from bigmarket.draw import Drawn, DrawTx
 from bigmarket.outbox.parking import ParkedTask
 from bigmarket.outbox.task import Backlog, Task, TaskFailure
@@ -34,6 +36,22 @@ class Store(Protocol):
 
     def find_draws(self, draws: Sequence[Drawn]) -> Mapping[str, Drawn]:
         """Those of ``draws`` that exist, by order id; never while a commit is under way."""
+        ...
+
+    def behaving(self) -> AbstractContextManager[BehaviorTx]:
+        """One write transaction of behaviors."""
+        ...
+
+    def find_behaved(self, answers: Sequence[Behaved]) -> set[str]:
+        """The order ids of those of ``answers`` that exist; never while a commit is under way."""
+        ...
+
+    def exchanging(self) -> AbstractContextManager[ExchangeTx]:
+        """One write transaction of exchanges."""
+        ...
+
+    def find_payments(self, purchases: Sequence[Exchanged]) -> Mapping[str, str]:
+        """The out_business_no of each payment that is written, by order id; never while a commit is under way."""
         ...
 
     def delivering(self) -> AbstractContextManager[DeliveryTx]:

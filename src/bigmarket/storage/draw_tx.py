@@ -11,17 +11,8 @@ from dataclasses import dataclass
 from operator import attrgetter, itemgetter
 
 from bigmarket.activity.quota import Account
-from bigmarket.draw import (
-    AccountKey,
-    Drawn,
-    DrawRequest,
-    GuardMissed,
-    OpenOrder,
-    Outcome,
-    Snapshot,
-    Spending,
-    StockKey,
-)
+from bigmarket.activity.stock import GuardMissed, StockKey
+from bigmarket.draw import AccountKey, Drawn, DrawRequest, OpenOrder, Outcome, Snapshot, Spending, WinKey, Winning
 from bigmarket.outbox.task import Task
 from bigmarket.storage.bulk import Bulk, Row
 from bigmarket.storage.routing import SplitTables, at, user_first
@@ -35,11 +26,16 @@ class DrawStatements:
     load_open_orders: str
     load_settled: str
     find_draws: str
+    load_wins: str
+    count_wins: str
     load_stock: str
     insert_orders: str
     insert_records: str
     insert_tasks: str
     use_open_order: str
+    drop_wins: str
+    insert_wins: str
+    add_wins: str
     take_stock: str
 
 
@@ -51,6 +47,8 @@ class SqlDrawTx(ABC):
         self._sql = statements
         self._split = split
         self._grace_ms = grace_ms
+        self._recounted: dict[WinKey, int] = {}
+        self._outdated: dict[WinKey, tuple[int, int]] = {}
 
     def load(self, requests: Sequence[DrawRequest]) -> Snapshot:
         """Accounts, open raffle orders and earlier outcomes of the batch's users."""
@@ -69,6 +67,19 @@ class SqlDrawTx(ABC):
             settled |= {(row[2], row[0]): Drawn(*row[1:]) for row in earlier}
         return Snapshot(accounts, open_orders, settled)
 
+    def load_wins(self, wanted: Mapping[WinKey, int]) -> dict[WinKey, int]:
+        """Wins by (user, strategy, award): the counts kept for the epoch wanted, else those of the records."""
+        rows = self._bulk.select(self._sql.load_wins, sorted(wanted))
+        kept: dict[WinKey, tuple[int, int]] = {(row[0], row[1], row[2]): (row[3], row[4]) for row in rows}
+        wins = {key: won for key, (won, epoch) in kept.items() if epoch == wanted[key]}
+        anew = sorted(wanted.keys() - wins.keys())
+        self._outdated = {key: kept[key] for key in anew if key in kept}
+        self._recounted = dict.fromkeys(anew, 0)
+        for suffix, keys in self._split.parts(anew, user_first):
+            found = self._bulk.select(at(self._sql.count_wins, suffix), keys)
+            self._recounted |= {(row[0], row[1], row[2]): row[3] for row in found}
+        return wins | self._recounted
+
     def load_stock(self, wanted: Mapping[StockKey, int]) -> dict[StockKey, int | None]:
         """Units left by (strategy, award); None is unlimited."""
         return {(row[0], row[1]): row[2] for row in self._bulk.select(self._sql.load_stock, sorted(wanted))}
@@ -84,8 +95,10 @@ class SqlDrawTx(ABC):
         for suffix, records in self._split.parts(outcome.records, by_user):
             self._bulk.write(at(self._sql.insert_records, suffix), records)
         due_ms = outcome.now_ms + self._grace_ms
-        self._bulk.write(self._sql.insert_tasks, [_task_row(task, due_ms) for task in outcome.tasks])
+        self._bulk.write(self._sql.insert_tasks, [task_row(task, due_ms) for task in outcome.tasks])
         self._spend(outcome.spent)
+        if outcome.won:
+            self._count_wins(outcome.won)
         self._guarded(self._sql.take_stock, [(*key, units) for key, units in sorted(outcome.taken.items())])
 
     def find_draws(self, draws: Sequence[Drawn]) -> dict[str, Drawn]:
@@ -104,6 +117,15 @@ class SqlDrawTx(ABC):
     def _spend(self, spent: Mapping[AccountKey, Spending]) -> None:
         """Take the draws from the accounts. Raises ``GuardMissed`` when one has not enough left."""
 
+    def _count_wins(self, won: Mapping[WinKey, Winning]) -> None:
+        """Add the wins to their counts; those that were made anew take the place of what was kept."""
+        outdated = [(*key, *self._outdated[key]) for key in won if key in self._outdated]
+        if outdated:
+            self._guarded(self._sql.drop_wins, outdated)
+        anew = [(*key, self._recounted[key], now.epoch) for key, now in won.items() if key in self._recounted]
+        self._bulk.write(self._sql.insert_wins, sorted(anew))
+        self._guarded(self._sql.add_wins, sorted((*key, now.wins, now.at_most) for key, now in won.items()))
+
     def _guarded(self, template: str, rows: Sequence[Row]) -> None:
         self._expect(len(rows), self._bulk.write(template, rows), what=template.split(maxsplit=3)[1])
 
@@ -113,6 +135,7 @@ class SqlDrawTx(ABC):
             raise GuardMissed(what)
 
 
-def _task_row(task: Task, due_ms: int) -> Row:
+def task_row(task: Task, due_ms: int) -> Row:
+    """A new task as ``insert_tasks`` writes it."""
     message_id, user_id, topic, message, attempts = task
     return (message_id, user_id, topic, message.decode(), attempts, "create", due_ms)

@@ -6,31 +6,33 @@ shard that has just asked for it. Shards that wait for each other's last units d
 look first. Each step is a transaction of one database (transfers.py); what a crash leaves half-way is finished by
 ``sweep``.
 
-"Sold out" is never a guess: it is said only when the units sold in all shards make up the total. Units sold never
-become fewer, so that is true for ever, however long ago the shards were looked at, and needs the hub no more; only
-another revision of the activity, with more units, ends it.
+"Sold out" is never a guess: it is said only when the units that are gone from all shards make up the total. Units
+sold never become fewer, so that stays true however long ago the shards were looked at, and needs the hub no more,
+until another revision has more units or a void gives one back. So whoever goes by what was seen some time ago has
+the shards looked at again meanwhile (``verdict``): a unit that came back is hidden for seconds at most.
 """
 
 from __future__ import annotations
 
+import threading
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from typing import NamedTuple, TypeVar
 
 import structlog
 from sqlalchemy import Connection
 
-from bigmarket.draw import StockKey
+from bigmarket.activity.stock import SKUS, StockKey
 from bigmarket.errors import Contention, Overloaded, SkuSoldOut, Trouble
 from bigmarket.ids import Ids
 from bigmarket.storage import transfers
 from bigmarket.storage.contract import Store
 from bigmarket.storage.errands import Errands
 from bigmarket.storage.installation import Stores
-from bigmarket.storage.transfers import SKUS, HubRow, Move, NotMoved, Standing, named
+from bigmarket.storage.transfers import HubRow, Move, NotMoved, Standing, named
 
 log = structlog.get_logger(__name__)
 
@@ -44,6 +46,7 @@ PAUSES_SECONDS = (
     0.12,
 )  # before each look; a shard that has just been sent units sells them meanwhile
 FRESH_SECONDS = 0.5  # so long the hub's total may be gone by that was read with a verdict
+LOOK_AGAIN_SECONDS = 2.0  # a verdict of that age is still used, but looked into
 UNLIMITED_PORTION = 1_000  # units that a shard is sent whose limit is not off yet
 SWEEPS_MAX = 100
 RECHARGES_MAX = 3
@@ -55,9 +58,9 @@ Frees = dict[int, dict[StockKey, int]]  # by shard: units
 
 
 class Verdict(NamedTuple):
-    """Units ``sold`` in all shards of the ``total`` that the hub had then (None: unlimited)."""
+    """Units ``gone`` from all shards of the ``total`` that the hub had then (None: unlimited)."""
 
-    sold: int
+    gone: int
     total: int | None
     at: float  # by time.monotonic()
 
@@ -72,8 +75,10 @@ class Escrow:
         self._now_ms = now_ms
         self._errands = tuple(Errands() for _ in stores.shards)
         self._down: dict[int, tuple[float, Trouble]] = {}
-        self._sold: dict[StockKey, list[int]] = {}  # seen in each shard; never more than there are
+        self._seen: dict[StockKey, list[Standing]] = {}  # in each shard: the most sold, and the most that came back
         self._verdicts: dict[StockKey, Verdict] = {}
+        self._looking = threading.Lock()
+        self._looked_at = 0.0
 
     def fetch(self, shard: int, wanted: Mapping[StockKey, int]) -> None:
         """Bring units to a shard that is short of so many; perhaps fewer, and not of every item.
@@ -85,8 +90,11 @@ class Escrow:
             self._errands[shard].run(lambda: self._fetch(shard, dict(wanted)))
 
     def verdict(self, key: StockKey) -> Verdict | None:
-        """What was seen last of an item that somebody was short of."""
-        return self._verdicts.get(key)
+        """What was seen last of an item that somebody was short of; it is looked into again when that is long ago."""
+        found = self._verdicts.get(key)
+        if found is not None and self._is_due(found) and self._looking.acquire(blocking=False):
+            threading.Thread(target=self._look_again, name="stock verdicts", daemon=True).start()
+        return found
 
     def selling(self, shard: int, sku: int, sell: Callable[[], T]) -> T:
         """Run ``sell``; when it finds the sku sold out in its shard, bring units there and run it again.
@@ -101,7 +109,7 @@ class Escrow:
                 asked_at = time.monotonic()
                 self.fetch(shard, {key: 1})
                 found = self.verdict(key)
-                if found and found.at >= asked_at and found.total is not None and found.sold >= found.total:
+                if found and found.at >= asked_at and found.total is not None and found.gone >= found.total:
                     raise
         raise Contention(f"Others took every unit of sku {sku} that came; nothing was spent. Try again.")
 
@@ -216,9 +224,9 @@ class Escrow:
             if key not in hub:
                 raise NotMoved(f"The hub has no row for {named(key)}; arm its activity again.")
             total = hub[key].total
-            sold = self._sold_of(key, found)
-            self._verdicts[key] = Verdict(sold, total, now)
-            if total is not None and sold + found[shard][key].free >= total:
+            gone = self._gone_of(key, found)
+            self._verdicts[key] = Verdict(gone, total, now)
+            if total is not None and gone + found[shard][key].free >= total:
                 del missing[key]
         return {
             other: {key: standing.free for key, standing in rows.items()}
@@ -226,11 +234,28 @@ class Escrow:
             if other != shard
         }
 
-    def _sold_of(self, key: StockKey, found: Mapping[int, Mapping[StockKey, Standing]]) -> int:
-        """Units sold in all shards. An award's never become fewer, so a shard that does not answer counts as seen."""
+    def _gone_of(self, key: StockKey, found: Mapping[int, Mapping[StockKey, Standing]]) -> int:
+        """Units gone from all shards; of an award, a shard that does not answer counts as it was seen."""
         if key[0] == SKUS:
             return sum(rows[key].sold for rows in found.values() if key in rows)
-        return sum(self._sold[key])
+        return sum(standing.gone for standing in self._seen[key])
+
+    def _is_due(self, verdict: Verdict) -> bool:
+        now = time.monotonic()
+        return now - verdict.at > LOOK_AGAIN_SECONDS and now - self._looked_at > LOOK_AGAIN_SECONDS
+
+    def _look_again(self) -> None:
+        """Read every shard for what may have come back; without the hub, which does not know of it."""
+        try:
+            keys = [key for key in list(self._verdicts) if key[0] != SKUS]
+            for shard in range(len(self._shards)):
+                with suppress(Trouble):  # what was seen there before counts
+                    self._stand(shard, keys)
+            for key in keys:
+                self._verdicts[key] = self._verdicts[key]._replace(gone=self._gone_of(key, {}))
+        finally:
+            self._looked_at = time.monotonic()
+            self._looking.release()
 
     def _collect(self, shard: int, missing: dict[StockKey, int], idle: Frees, troubles: list[Trouble]) -> None:
         """Have the other shards give what is missing, or half of what is idle if that is more; the richest first."""
@@ -307,11 +332,12 @@ class Escrow:
     # --- reaching the databases -------------------------------------------------------------------------------------
 
     def _stand(self, shard: int, keys: list[StockKey]) -> dict[StockKey, Standing]:
-        """How a shard stands; the most that was seen to be sold there is remembered."""
+        """How a shard stands; the most that was seen to be sold, and to come back, there is remembered."""
         found = self._read(shard, lambda connection: transfers.standings(connection, keys))
         for key, standing in found.items():
-            seen = self._sold.setdefault(key, [0] * len(self._shards))
-            seen[shard] = max(seen[shard], standing.sold)
+            seen = self._seen.setdefault(key, [_NOTHING] * len(self._shards))
+            sold, returned = max(seen[shard].sold, standing.sold), max(seen[shard].returned, standing.returned)
+            seen[shard] = Standing(None, sold, returned)
         return found
 
     def _read(self, shard: int, query: Callable[[Connection], T]) -> T:

@@ -13,11 +13,11 @@ from contextlib import contextmanager
 
 from bigmarket.activity.model import LiveActivity
 from bigmarket.activity.revision import Revision
-from bigmarket.draw import Drawn, DrawRequest, DrawTx, Outcome, Snapshot, StockKey, StockShort
+from bigmarket.activity.stock import StockKey, StockShort
+from bigmarket.desks import Live
+from bigmarket.draw import Drawn, DrawRequest, DrawTx, Outcome, Snapshot, WinKey
 from bigmarket.storage.contract import Store
 from bigmarket.storage.escrow import FRESH_SECONDS, Escrow
-
-Live = Callable[[], Mapping[int, LiveActivity]]
 
 
 class EscrowedStore:
@@ -41,17 +41,18 @@ class EscrowedStore:
         return self._store.find_draws(draws)
 
     def _sold_out(self, key: StockKey, taken: int) -> bool:
-        """Whether the units sold in all shards, with those that are being ``taken``, make up the total.
+        """Whether the units gone from all shards, with those that are being ``taken``, make up the total.
 
-        By the live revision's total, which needs no database: units once sold stay so. Only where the hub was lowered
-        and this process does not know yet does the total count that was read with the verdict, for a moment.
+        By the live revision's total, which needs no database: units once sold stay so, but for those that voids give
+        back, which escrow looks for. Only where the hub was lowered and this process does not know yet does the total
+        count that was read with the verdict, for a moment.
         """
         total, verdict = self._total_of(key), self._escrow.verdict(key)
         if total is None or verdict is None:
             return False
-        sold = verdict.sold + taken
+        gone = verdict.gone + taken
         fresh = time.monotonic() - verdict.at < FRESH_SECONDS
-        return sold >= total or (fresh and verdict.total is not None and sold >= verdict.total)
+        return gone >= total or (fresh and verdict.total is not None and gone >= verdict.total)
 
     def _total_of(self, key: StockKey) -> int | None:
         """Units of the award in the live revision; None when it is unlimited or not on the wheel."""
@@ -80,6 +81,10 @@ class EscrowedTx:
         """Units left here; an award that should have a row and has none is missed like one of which none is left."""
         return self._tx.load_stock(wanted)
 
+    def load_wins(self, wanted: Mapping[WinKey, int]) -> dict[WinKey, int]:
+        """How often each user won the award: of that, a user's own shard knows all."""
+        return self._tx.load_wins(wanted)
+
     def apply(self, outcome: Outcome) -> None:
         """Write it all. Raises ``StockShort`` when a unit was missed that may be left elsewhere."""
         short = {
@@ -105,6 +110,10 @@ class StockOfAll:
         """Units left anywhere."""
         left = {strategy_id: self._stock_left(strategy_id) for strategy_id in {key[0] for key in wanted}}
         return {key: left[key[0]][key[1]] for key in wanted if key[1] in left[key[0]]}
+
+    def load_wins(self, wanted: Mapping[WinKey, int]) -> dict[WinKey, int]:
+        """How often each user won the award: of that, a user's own shard knows all."""
+        return self._tx.load_wins(wanted)
 
     def apply(self, outcome: Outcome) -> None:
         """Nothing may be written."""

@@ -8,13 +8,13 @@ from dataclasses import dataclass
 
 from sqlalchemy import Connection, Table, insert, inspect, select, text
 
+from bigmarket.activity.stock import SKUS
 from bigmarket.errors import Trouble
 from bigmarket.ids import Ids
 from bigmarket.storage import queries, schema, transfers
 from bigmarket.storage.contract import Store
 from bigmarket.storage.migrate import migrate
 from bigmarket.storage.routing import Routing, SplitTables, part_of
-from bigmarket.storage.transfers import SKUS
 
 _CONFIG = "config"
 _COMPLETE = "complete"  # a fact of the configuration database: every shard was set up
@@ -47,13 +47,13 @@ class Stores:
         if not self.escrowed:
             with self.config.reading() as connection:
                 return queries.stock_left(connection, strategy_id)
-        sold: Counter[int] = Counter()
+        gone: Counter[int] = Counter()
         for shard in self.shards:
             with shard.reading() as connection:
-                sold.update(queries.stock_sold(connection, strategy_id))
+                gone.update(queries.stock_gone(connection, strategy_id))
         with self.config.reading() as connection:
             totals = queries.stock_totals(connection, strategy_id)
-        return {award_id: None if total is None else total - sold[award_id] for award_id, total in totals.items()}
+        return {award_id: None if total is None else total - gone[award_id] for award_id, total in totals.items()}
 
     def sku_stock_left(self, skus: Sequence[int]) -> dict[int, int]:
         """Units of these skus left anywhere; one that was never armed is left out."""

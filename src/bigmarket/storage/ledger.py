@@ -13,11 +13,11 @@ from typing import Any, NamedTuple
 
 from sqlalchemy import Connection, select
 
-from bigmarket.draw import StockKey
+from bigmarket.activity.stock import SKUS, StockKey
 from bigmarket.storage import schema, transfers
 from bigmarket.storage.installation import Stores
 from bigmarket.storage.replays import Configuration
-from bigmarket.storage.transfers import SKUS, HubRow, Standing, named
+from bigmarket.storage.transfers import HubRow, Standing, named
 
 LOOKS_MAX = 4  # moves under way while the databases are read one after the other look wrong once, not for ever
 PAUSE_SECONDS = 0.1
@@ -95,8 +95,8 @@ def _shard_faults(
     sums = receipts.sums()
     for key, standing in standings.items():
         received = sums.get(key, 0)
-        if (standing.alloc or 0) != received:
-            yield _fault(key, "alloc other than its receipts", standing.alloc, received)
+        if standing.received != received:
+            yield _fault(key, "alloc other than its receipts and what voids gave back", standing.alloc, received)
         if standing.alloc is None and key in hub and hub[key].total is not None:
             yield _fault(key, "unlimited here, but not in the hub", None, hub[key].total)
     for key, received in sums.items():

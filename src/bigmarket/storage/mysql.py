@@ -17,14 +17,21 @@ from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url, 
 from sqlalchemy import exc as sa_exc
 from sqlalchemy.pool import PoolProxiedConnection
 
-from bigmarket.draw import Drawn, GuardMissed
+from bigmarket.activity.behavior import Behaved
+from bigmarket.activity.exchange import Exchanged
+from bigmarket.activity.stock import GuardMissed
+from bigmarket.draw import Drawn
 from bigmarket.errors import BigmarketError, Contention, OutcomeUnknown, Overloaded, StorageFull, Trouble
 from bigmarket.outbox.task import GRACE_MS
 from bigmarket.storage.delivery_tx import SqlDeliveryTx
+from bigmarket.storage.exchange_tx import SqlExchangeTx
 from bigmarket.storage.mysql_bulk import MySqlBulk
 from bigmarket.storage.mysql_delivery import STATEMENTS as DELIVERY
 from bigmarket.storage.mysql_draw import MySqlDrawTx
+from bigmarket.storage.mysql_exchange import STATEMENTS as EXCHANGE
+from bigmarket.storage.mysql_rebate import STATEMENTS as REBATE
 from bigmarket.storage.outbox_store import OutboxStore
+from bigmarket.storage.rebate_tx import SqlBehaviorTx
 from bigmarket.storage.recharging import SqlRechargeTx
 from bigmarket.storage.routing import WHOLE, SplitTables
 
@@ -80,6 +87,28 @@ class MySqlStore(OutboxStore):
         """Those of ``draws`` that exist, by order id; waits for a commit that is under way."""
         with self._transaction() as cursor:
             return self._draw_tx(cursor).find_draws(draws)
+
+    @contextmanager
+    def behaving(self) -> Iterator[SqlBehaviorTx]:
+        """One transaction of behaviors."""
+        with self._transaction() as cursor:
+            yield self._behavior_tx(cursor)
+
+    def find_behaved(self, answers: Sequence[Behaved]) -> set[str]:
+        """The order ids of those of ``answers`` that exist; waits for a commit that is under way."""
+        with self._transaction() as cursor:
+            return self._behavior_tx(cursor).find_behaved(answers)
+
+    @contextmanager
+    def exchanging(self) -> Iterator[SqlExchangeTx]:
+        """One exchange transaction."""
+        with self._transaction() as cursor:
+            yield self._exchange_tx(cursor)
+
+    def find_payments(self, purchases: Sequence[Exchanged]) -> Mapping[str, str]:
+        """The out_business_no of each payment that is written, by order id; waits for a commit that is under way."""
+        with self._transaction() as cursor:
+            return self._exchange_tx(cursor).find_payments(purchases)
 
     @contextmanager
     def delivering(self) -> Iterator[SqlDeliveryTx]:
@@ -169,6 +198,12 @@ class MySqlStore(OutboxStore):
 
     def _draw_tx(self, cursor: Any) -> MySqlDrawTx:
         return MySqlDrawTx(MySqlBulk(cursor), split=self.split, grace_ms=self._grace_ms)
+
+    def _behavior_tx(self, cursor: Any) -> SqlBehaviorTx:
+        return SqlBehaviorTx(MySqlBulk(cursor), REBATE, split=self.split, grace_ms=self._grace_ms)
+
+    def _exchange_tx(self, cursor: Any) -> SqlExchangeTx:
+        return SqlExchangeTx(MySqlBulk(cursor), DELIVERY, EXCHANGE, split=self.split)
 
     @contextmanager
     def _quickly(self) -> Iterator[Connection]:
@@ -261,6 +296,7 @@ def _engine(url: URL, *, pool: int, answer_seconds: int) -> Engine:
         pool_recycle=RECYCLE_SECONDS,
         pool_reset_on_return=None,  # every block ends its transaction itself
         pool_pre_ping=patient,
+        hide_parameters=True,  # what is logged of a fault may hold where things are sent to, or a secret
         connect_args={
             "charset": "utf8mb4",
             "connect_timeout": CONNECT_SECONDS,

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from bigmarket.draw import AccountKey, AwardRecordRow, RaffleOrderRow, Spending, StockKey
+from bigmarket.activity.stock import StockKey
+from bigmarket.draw import AccountKey, AwardRecordRow, RaffleOrderRow, Spending
 from bigmarket.storage.bulk import Row
 from bigmarket.storage.draw_tx import DrawStatements, SqlDrawTx
 from bigmarket.storage.mysql_bulk import BY_KEY, MySqlBulk, in_one
@@ -39,6 +40,19 @@ WHERE (o.user_id, o.request_id) IN ({{rows}})"""
 _FIND_DRAWS = f"""
 SELECT {in_one(*_DRAWN)} FROM user_award_record AS r {BY_KEY} WHERE r.order_id IN ({{rows}}) LOCK IN SHARE MODE"""
 
+_LOAD_WINS = f"""
+SELECT {in_one("user_id", "strategy_id", "award_id", "won", "epoch")} FROM user_award_count {BY_KEY}
+WHERE (user_id, strategy_id, award_id) IN ({{rows}})"""
+
+_COUNT_WINS = f"""
+SELECT {in_one("user_id", "strategy_id", "award_id", "won")} FROM (
+  SELECT r.user_id, r.strategy_id, r.award_id, COUNT(*) AS won
+  FROM {{table}} AS v STRAIGHT_JOIN user_award_record AS r
+    ON r.user_id = v.c1 AND r.strategy_id = v.c2 AND r.award_id = v.c3
+  LEFT JOIN award_void AS x {BY_KEY} ON x.order_id = r.order_id AND x.stock_returned = 1
+  WHERE x.order_id IS NULL
+  GROUP BY r.user_id, r.strategy_id, r.award_id) AS c"""
+
 _STOCK = in_one("strategy_id", "award_id", "alloc - sold")
 _LOAD_STOCK = f"SELECT {_STOCK} FROM award_stock {BY_KEY} WHERE (strategy_id, award_id) IN ({{rows}})"
 _LOCK_STOCK = f"{_LOAD_STOCK} FOR UPDATE"
@@ -54,6 +68,17 @@ _USE_OPEN_ORDERS = """
 UPDATE {table} AS v STRAIGHT_JOIN user_raffle_order AS o ON o.order_id = CONVERT(v.c1 USING ascii)
 SET o.order_state = 'used', o.request_id = v.c2
 WHERE o.order_state = 'create'"""
+
+_THE_WINS = f"user_award_count AS c {BY_KEY} ON c.user_id = v.c1 AND c.strategy_id = v.c2 AND c.award_id = v.c3"
+
+_DROP_WINS = f"DELETE c FROM {{table}} AS v STRAIGHT_JOIN {_THE_WINS} AND c.won = v.c4 AND c.epoch = v.c5"
+
+_INSERT_WINS = "INSERT INTO user_award_count (user_id, strategy_id, award_id, won, epoch) VALUES {rows}"
+
+_ADD_WINS = f"""
+UPDATE {{table}} AS v STRAIGHT_JOIN {_THE_WINS}
+SET c.won = c.won + v.c4
+WHERE c.won + v.c4 <= v.c5"""
 
 # The counters come before their stamps: MySQL works through SET from left to right.
 _MONTH_LEFT = "IF(month = %b, month_count_surplus, month_count)"
@@ -76,11 +101,16 @@ STATEMENTS = DrawStatements(
     load_open_orders=_LOAD_OPEN_ORDERS,
     load_settled=_LOAD_SETTLED,
     find_draws=_FIND_DRAWS,
+    load_wins=_LOAD_WINS,
+    count_wins=_COUNT_WINS,
     load_stock=_LOAD_STOCK,
     insert_orders=_INSERT_ORDERS,
     insert_records=_INSERT_RECORDS,
     insert_tasks=_INSERT_TASKS,
     use_open_order=_USE_OPEN_ORDERS,
+    drop_wins=_DROP_WINS,
+    insert_wins=_INSERT_WINS,
+    add_wins=_ADD_WINS,
     take_stock=_TAKE_STOCK,
 )
 

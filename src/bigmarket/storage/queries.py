@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 from sqlalchemy import Connection, select, text
 
 from bigmarket.activity.armory import read_revision
-from bigmarket.activity.orders import Bundle
-from bigmarket.activity.quota import Account, Counts
+from bigmarket.activity.quota import Account, Bundle, Counts
 from bigmarket.activity.revision import Revision
+from bigmarket.credit.model import CreditAccount
 from bigmarket.errors import NotFound
 from bigmarket.storage import schema as t
 
@@ -31,13 +32,21 @@ def account_of(connection: Connection, user_id: str, activity_id: int) -> Accoun
     return None if row is None else Account(*row)
 
 
+def credit_account_of(connection: Connection, user_id: str) -> CreditAccount | None:
+    """A user's credits; None for one who never had any."""
+    a = t.user_credit_account.c
+    row = connection.execute(select(a.available_cents, a.account_status).where(a.user_id == user_id)).one_or_none()
+    return None if row is None else CreditAccount(*row)
+
+
 def bundle_of(connection: Connection, sku: int) -> Bundle | None:
     """What a sku credits, and in which activity; None when there is no such sku."""
     s, c = t.raffle_activity_sku.c, t.raffle_activity_count.c
     joined = t.raffle_activity_sku.join(t.raffle_activity_count, s.activity_count_id == c.activity_count_id)
-    query = select(s.activity_id, c.total_count, c.month_count, c.day_count).select_from(joined).where(s.sku == sku)
+    columns = (s.activity_id, s.product_cents, c.total_count, c.month_count, c.day_count)
+    query = select(*columns).select_from(joined).where(s.sku == sku)
     row = connection.execute(query).one_or_none()
-    return None if row is None else Bundle(sku, row.activity_id, Counts(*row[1:]))
+    return None if row is None else Bundle(sku, row.activity_id, Counts(*row[2:]), row.product_cents)
 
 
 def seed_of(connection: Connection, activity_id: int, epoch: int) -> bytes:
@@ -68,11 +77,11 @@ def stock_left(connection: Connection, strategy_id: int) -> dict[int, int | None
     return {award_id: left for award_id, left in rows}  # noqa: C416  rows are no tuples to the type checker
 
 
-def stock_sold(connection: Connection, strategy_id: int) -> dict[int, int]:
-    """Units of each award of a strategy that were won in this database."""
+def stock_gone(connection: Connection, strategy_id: int) -> dict[int, int]:
+    """Units of each award of a strategy that were won in this database and that no void gave back."""
     s = t.award_stock.c
-    rows = connection.execute(select(s.award_id, s.sold).where(s.strategy_id == strategy_id))
-    return {award_id: sold for award_id, sold in rows}  # noqa: C416
+    rows = connection.execute(select(s.award_id, s.sold - s.returned).where(s.strategy_id == strategy_id))
+    return {award_id: gone for award_id, gone in rows}  # noqa: C416
 
 
 def stock_totals(connection: Connection, strategy_id: int) -> dict[int, int | None]:
@@ -87,6 +96,27 @@ def sku_stock_left(connection: Connection, skus: Sequence[int]) -> dict[int, int
     s = t.sku_stock.c
     rows = connection.execute(select(s.sku, s.alloc - s.sold).where(s.sku.in_(skus)))
     return {sku: left for sku, left in rows}  # noqa: C416
+
+
+class Shelf(NamedTuple):
+    """How a sku is kept: the id of its counts, and the units there ever were."""
+
+    activity_count_id: int
+    stock_count: int
+
+
+def shelf_of(connection: Connection, activity_id: int) -> dict[int, Shelf]:
+    """The skus of an activity, as configured."""
+    s = t.raffle_activity_sku.c
+    rows = connection.execute(select(s.sku, s.activity_count_id, s.stock_count).where(s.activity_id == activity_id))
+    return {sku: Shelf(count_id, stock) for sku, count_id, stock in rows}
+
+
+def available_cents(connection: Connection, user_id: str) -> int:
+    """Credits that a user may spend; 0 for one who never earned any."""
+    a = t.user_credit_account.c
+    query = select(a.available_cents).where(a.user_id == user_id)
+    return connection.execute(query).scalar_one_or_none() or 0
 
 
 def ping(connection: Connection) -> None:

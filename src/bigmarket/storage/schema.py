@@ -58,6 +58,7 @@ award = _clustered(
     Column("award_key", KEY, nullable=False),
     Column("award_config", String(128), nullable=False),
     Column("award_desc", String(128)),
+    Column("claim_days", Integer, comment="Days in which a winner may claim it; NULL: for ever."),
     comment="What can be delivered; award_key is its kind.",
 )
 
@@ -69,6 +70,7 @@ daily_behavior_rebate = _clustered(
     Column("rebate_type", KEY, nullable=False),
     Column("rebate_config", String(32), nullable=False),
     Column("rebate_desc", String(128)),
+    Column("streak_days", Integer, nullable=False, server_default="0", comment="Earned on every n-th day in a row."),
     comment="What a behavior earns: one unit of a sku, or credits.",
 )
 
@@ -187,6 +189,50 @@ seed_epoch = _clustered(
     comment="Seeds of the dice.",
 )
 
+raffle_activity_stage = _clustered(
+    "raffle_activity_stage",
+    _key("stage_id", BigInteger),
+    Column("channel", KEY, nullable=False),
+    Column("source", KEY, nullable=False),
+    Column("activity_id", BigInteger, nullable=False),
+    Column("state", STATE, nullable=False),
+    UniqueConstraint("channel", "source", "activity_id", name="uq_activity_stage_place"),
+    _one_of("state", "create", "active", "expire"),
+    comment="Which activity a channel's source shows: at most one active at a time.",
+)
+
+runtime_switch = _clustered(
+    "runtime_switch",
+    _key("switch_key", KEY),
+    Column("value", String(64), nullable=False),
+    Column("update_time_ms", BigInteger, nullable=False),
+    comment="What operators change while it runs; every process sees it within a second.",
+)
+
+webhook_endpoint = _clustered(
+    "webhook_endpoint",
+    _key("endpoint", KEY),
+    Column("url", String(512), nullable=False),
+    Column("secret", String(128), nullable=False),
+    Column("previous_secret", String(128), comment="Also signs until previous_until_ms."),
+    Column("previous_until_ms", BigInteger),
+    Column("state", STATE, nullable=False),
+    Column("create_time_ms", BigInteger, nullable=False),
+    _one_of("state", "open", "close"),
+    comment="Where awards are delivered by HTTP.",
+)
+
+redemption_code = _clustered(
+    "redemption_code",
+    _key("pool", KEY),
+    _key("code", String(128)),
+    Column("order_id", ULID, unique=True, comment="Who won it; NULL: free."),
+    Column("upload_time_ms", BigInteger, nullable=False),
+    Column("taken_time_ms", BigInteger),
+    Index("ix_redemption_code_free", "pool", "order_id"),
+    comment="Codes that are won, each once.",
+)
+
 # --- the installation: which databases belong together, and who does what -----------------------------------------
 
 layout = _clustered(
@@ -246,6 +292,9 @@ award_stock = _clustered(
     _key("award_id", BigInteger),
     Column("alloc", BigInteger, comment="Units this shard may give; NULL: unlimited."),
     Column("sold", BigInteger, nullable=False, server_default="0"),
+    Column(
+        "returned", BigInteger, nullable=False, server_default="0", comment="Units of alloc that voids gave back."
+    ),
     CheckConstraint("sold >= 0 AND (alloc IS NULL OR sold <= alloc)", name="never_oversold"),
     comment="S1: units of a prize that live in this shard.",
 )
@@ -293,7 +342,19 @@ raffle_activity_order = _clustered(
     Column("out_business_no", NUMBER, nullable=False, unique=True),
     Column("order_time_ms", BigInteger, nullable=False),
     _one_of("state", "wait_pay", "completed", "expired"),
+    Index("ix_activity_order_user", "user_id", "order_time_ms"),
     comment="Q3: a recharge of an account, once per out_business_no.",
+)
+
+unpaid_order = _clustered(
+    "unpaid_order",
+    _key("user_id", USER),
+    _key("sku", BigInteger),
+    Column("order_id", ULID, nullable=False, unique=True),
+    Column("out_business_no", NUMBER, nullable=False),
+    Column("expire_at_ms", BigInteger, nullable=False),
+    Index("ix_unpaid_order_expiry", "expire_at_ms"),
+    comment="Quota orders in state wait_pay, which hold a unit of their sku; at most one per user and sku.",
 )
 
 user_raffle_order = _clustered(
@@ -331,7 +392,69 @@ user_award_record = _clustered(
     Column("rolled", BigInteger, comment="The number rolled; NULL when a rule gave the award."),
     Column("trace", String(255), nullable=False, comment="ordinal/ordinal today|table|rule:VERDICT|..."),
     _one_of("award_state", "create", "completed", "fail"),
+    Index("ix_award_record_user", "user_id", "award_time_ms"),
     comment="D1: what an order won, and how that can be derived again.",
+)
+
+user_award_count = _clustered(
+    "user_award_count",
+    _key("user_id", USER),
+    _key("strategy_id", BigInteger),
+    _key("award_id", BigInteger),
+    Column("won", BigInteger, nullable=False),
+    Column(
+        "epoch", Integer, nullable=False, comment="All is counted as long as this epoch is open; 0: it may not be."
+    ),
+    CheckConstraint("won >= 0", name="counted"),
+    comment="D8: how often a user won a prize of which nobody may win more than so many.",
+)
+
+award_delivery = _clustered(
+    "award_delivery",
+    _key("order_id", ULID),
+    Column("user_id", USER, nullable=False),
+    Column("activity_id", BigInteger, nullable=False),
+    Column("award_id", BigInteger, nullable=False),
+    Column("award_key", KEY, nullable=False, comment="The kind that delivers it."),
+    Column("place", KEY, nullable=False, comment="Where it goes: an endpoint, a pool of codes."),
+    Column("message", Text, nullable=False, comment="The award's own message as JSON."),
+    Column("state", STATE, nullable=False),
+    Column("attempts", Integer, nullable=False, server_default="0"),
+    Column("next_at_ms", BigInteger, nullable=False, comment="When a delivery that is due is tried."),
+    Column("reason", String(255), comment="Why the last attempt failed."),
+    Column("contact", Text, comment="Where a claimed thing goes to, as JSON."),
+    Column("result", Text, comment="What the winner was given: a code, a tracking number; as JSON."),
+    Column("create_time_ms", BigInteger, nullable=False),
+    Column("update_time_ms", BigInteger, nullable=False),
+    _one_of("state", "due", "parked", "claimed", "done", "void"),
+    Index("ix_award_delivery_due", "state", "place", "next_at_ms"),
+    CheckConstraint("state <> 'parked' OR reason IS NOT NULL", name="parked_with_reason"),
+    comment="M2: deliveries that take more than a transaction: by HTTP, by code, by hand.",
+)
+
+delivery_attempt = _clustered(
+    "delivery_attempt",
+    _key("order_id", ULID),
+    _key("attempt", Integer),
+    Column("time_ms", BigInteger, nullable=False),
+    Column("status", Integer, comment="HTTP status; NULL: there was no answer."),
+    Column("reason", String(255), comment="NULL: it was delivered."),
+    Column("duration_ms", BigInteger, nullable=False),
+    comment="The log of a delivery.",
+)
+
+award_void = _clustered(
+    "award_void",
+    _key("order_id", ULID),
+    Column("user_id", USER, nullable=False),
+    Column("activity_id", BigInteger, nullable=False),
+    Column("award_id", BigInteger, nullable=False),
+    Column("stock_returned", Integer, nullable=False, comment="1: the unit can be won again."),
+    Column("quota_returned", Integer, nullable=False, comment="1: the user has the draw back."),
+    Column("credit_cents", BigInteger, nullable=False, comment="Credits of the award that were taken back."),
+    Column("reason", String(255), nullable=False),
+    Column("void_time_ms", BigInteger, nullable=False),
+    comment="Awards that an operator took back, each once; the record is in state fail.",
 )
 
 task = _clustered(
@@ -349,18 +472,33 @@ task = _clustered(
     comment="M1, M3: the outbox; a task that is done is deleted. An award's message id is its order id.",
 )
 
+user_behavior = _clustered(
+    "user_behavior",
+    _key("user_id", USER),
+    _key("activity_id", BigInteger),
+    _key("behavior_type", KEY),
+    _key("out_business_no", NUMBER),
+    Column("streak", Integer, nullable=False, comment="Days in a row, this one included; 1 where days do not count."),
+    Column("create_time_ms", BigInteger, nullable=False),
+    comment="R1: what a user did, once per out_business_no: a sign-in's is its day, yyyymmdd.",
+)
+
 user_behavior_rebate_order = _clustered(
     "user_behavior_rebate_order",
     _key("order_id", ULID),
     Column("user_id", USER, nullable=False),
+    Column("activity_id", BigInteger, nullable=False, server_default="0"),
     Column("behavior_type", KEY, nullable=False),
     Column("rebate_type", KEY, nullable=False),
     Column("rebate_config", String(32), nullable=False),
     Column("rebate_desc", String(128)),
     Column("out_business_no", NUMBER, nullable=False),
     Column("biz_id", String(300), nullable=False, unique=True),
+    Column("state", STATE, nullable=False, server_default="completed"),
+    Column("reason", String(255), comment="Why it was not given."),
     Column("create_time_ms", BigInteger, nullable=False),
-    comment="R1: what a behavior earned, once per biz_id.",
+    _one_of("state", "create", "completed", "fail"),
+    comment="R1: what a behavior earned, once per biz_id, and whether it was given.",
 )
 
 user_credit_account = _clustered(
@@ -383,7 +521,9 @@ user_credit_order = _clustered(
     Column("amount_cents", BigInteger, nullable=False, comment="Signed."),
     Column("out_business_no", NUMBER, nullable=False, unique=True),
     Column("create_time_ms", BigInteger, nullable=False),
+    Column("reason", String(255), comment="Why somebody adjusted the balance."),
     _one_of("trade_type", "forward", "reverse"),
+    Index("ix_credit_order_user", "user_id", "create_time_ms"),
     comment="C1: every movement of points, once per out_business_no.",
 )
 

@@ -18,17 +18,23 @@ from pathlib import Path
 from sqlalchemy import Connection, Engine, create_engine, event
 from sqlalchemy.pool import QueuePool
 
+from bigmarket.activity.behavior import Behaved
+from bigmarket.activity.exchange import Exchanged
 from bigmarket.draw import Drawn
 from bigmarket.errors import BigmarketError, Contention, OutcomeUnknown, StorageFull, Trouble
 from bigmarket.outbox.task import GRACE_MS
 from bigmarket.storage.delivery_tx import SqlDeliveryTx
+from bigmarket.storage.exchange_tx import SqlExchangeTx
 from bigmarket.storage.outbox_store import OutboxStore
+from bigmarket.storage.rebate_tx import SqlBehaviorTx
 from bigmarket.storage.recharging import SqlRechargeTx
 from bigmarket.storage.routing import WHOLE, SplitTables
 from bigmarket.storage.sqlite_bulk import SqliteBulk
 from bigmarket.storage.sqlite_delivery import STATEMENTS as DELIVERY
 from bigmarket.storage.sqlite_draw import STATEMENTS as DRAW
 from bigmarket.storage.sqlite_draw import SqliteDrawTx
+from bigmarket.storage.sqlite_exchange import STATEMENTS as EXCHANGE
+from bigmarket.storage.sqlite_rebate import STATEMENTS as REBATE
 
 # A draw waits for the write lock for less than its caller waits for the draw, so that the answer can be "nothing was
 # spent"; whoever applies a campaign or recharges has more patience.
@@ -123,6 +129,36 @@ class SqliteStore(OutboxStore):
                 connection.close()
 
     @contextmanager
+    def behaving(self) -> Iterator[SqlBehaviorTx]:
+        """One transaction of behaviors, on the same writer as the draws."""
+        with self._transaction() as connection:
+            yield self._behavior_tx(connection)
+
+    def find_behaved(self, answers: Sequence[Behaved]) -> set[str]:
+        """The order ids of those of ``answers`` that exist; on a connection of its own."""
+        with translated():
+            connection = connect(self.path)
+            try:
+                return self._behavior_tx(connection).find_behaved(answers)
+            finally:
+                connection.close()
+
+    @contextmanager
+    def exchanging(self) -> Iterator[SqlExchangeTx]:
+        """One exchange transaction, on the same writer as the draws."""
+        with self._transaction() as connection:
+            yield self._exchange_tx(connection)
+
+    def find_payments(self, purchases: Sequence[Exchanged]) -> Mapping[str, str]:
+        """The out_business_no of each payment that is written, by order id; on a connection of its own."""
+        with translated():
+            connection = connect(self.path)
+            try:
+                return self._exchange_tx(connection).find_payments(purchases)
+            finally:
+                connection.close()
+
+    @contextmanager
     def delivering(self) -> Iterator[SqlDeliveryTx]:
         """One delivery transaction, on the same writer as the draws."""
         with self._transaction() as connection:
@@ -183,6 +219,12 @@ class SqliteStore(OutboxStore):
     def _draw_tx(self, connection: sqlite3.Connection) -> SqliteDrawTx:
         return SqliteDrawTx(SqliteBulk(connection), DRAW, split=self.split, grace_ms=self._grace_ms)
 
+    def _behavior_tx(self, connection: sqlite3.Connection) -> SqlBehaviorTx:
+        return SqlBehaviorTx(SqliteBulk(connection), REBATE, split=self.split, grace_ms=self._grace_ms)
+
+    def _exchange_tx(self, connection: sqlite3.Connection) -> SqlExchangeTx:
+        return SqlExchangeTx(SqliteBulk(connection), DELIVERY, EXCHANGE, split=self.split)
+
     @contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:
         """BEGIN IMMEDIATE ... COMMIT on the hot writer; always rolled back when the block raises."""
@@ -224,6 +266,7 @@ def _engine(path: Path, *, begin: str, pool_size: int) -> Engine:
         pool_size=pool_size,
         max_overflow=0,
         pool_timeout=BUSY_WAIT_SECONDS,
+        hide_parameters=True,  # what is logged of a fault may hold where things are sent to, or a secret
     )
     event.listen(engine, "begin", lambda connection: connection.exec_driver_sql(begin))
     return engine

@@ -39,6 +39,22 @@ _FIND_DRAWS = f"""
 SELECT {in_one(*_DRAWN)} FROM (VALUES {{rows}}) AS v
 CROSS JOIN user_award_record AS r ON r.order_id = v.column1"""
 
+_LOAD_WINS = f"""
+SELECT {in_one("c.user_id", "c.strategy_id", "c.award_id", "c.won", "c.epoch")}
+FROM (VALUES {{rows}}) AS v
+CROSS JOIN user_award_count AS c
+  ON c.user_id = v.column1 AND c.strategy_id = v.column2 AND c.award_id = v.column3"""
+
+_COUNT_WINS = f"""
+SELECT {in_one("user_id", "strategy_id", "award_id", "won")} FROM (
+  SELECT r.user_id, r.strategy_id, r.award_id, COUNT(*) AS won
+  FROM (VALUES {{rows}}) AS v
+  CROSS JOIN user_award_record AS r
+    ON r.user_id = v.column1 AND r.strategy_id = v.column2 AND r.award_id = v.column3
+  LEFT JOIN award_void AS x ON x.order_id = r.order_id AND x.stock_returned = 1
+  WHERE x.order_id IS NULL
+  GROUP BY r.user_id, r.strategy_id, r.award_id)"""
+
 _LOAD_STOCK = f"""
 SELECT {in_one("s.strategy_id", "s.award_id", "s.alloc - s.sold")}
 FROM (VALUES {{rows}}) AS v
@@ -57,6 +73,17 @@ _USE_OPEN_ORDERS = """
 UPDATE user_raffle_order AS o SET order_state = 'used', request_id = v.column2
 FROM (VALUES {rows}) AS v
 WHERE o.order_id = v.column1 AND o.order_state = 'create'"""
+
+_DROP_WINS = """
+DELETE FROM user_award_count WHERE (user_id, strategy_id, award_id, won, epoch) IN (VALUES {rows})"""
+
+_INSERT_WINS = f"INSERT INTO user_award_count (user_id, strategy_id, award_id, won, epoch) {_NEW_ROWS}"
+
+_ADD_WINS = """
+UPDATE user_award_count AS c SET won = c.won + v.column4
+FROM (VALUES {rows}) AS v
+WHERE c.user_id = v.column1 AND c.strategy_id = v.column2 AND c.award_id = v.column3
+  AND c.won + v.column4 <= v.column5"""
 
 # v: user, activity, draws, month, day. A stamp of another period means that its counter starts anew.
 _MONTH_LEFT = "CASE WHEN a.month = v.column4 THEN a.month_count_surplus ELSE a.month_count END"
@@ -82,11 +109,16 @@ STATEMENTS = DrawStatements(
     load_open_orders=_LOAD_OPEN_ORDERS,
     load_settled=_LOAD_SETTLED,
     find_draws=_FIND_DRAWS,
+    load_wins=_LOAD_WINS,
+    count_wins=_COUNT_WINS,
     load_stock=_LOAD_STOCK,
     insert_orders=_INSERT_ORDERS,
     insert_records=_INSERT_RECORDS,
     insert_tasks=_INSERT_TASKS,
     use_open_order=_USE_OPEN_ORDERS,
+    drop_wins=_DROP_WINS,
+    insert_wins=_INSERT_WINS,
+    add_wins=_ADD_WINS,
     take_stock=_TAKE_STOCK,
 )
 

@@ -11,8 +11,11 @@ from sqlalchemy.exc import IntegrityError
 from bigmarket.award.message import SEND_AWARD
 from bigmarket.outbox.parking import ParkedTask
 from bigmarket.outbox.task import Backlog, Task, TaskFailure
+from bigmarket.rebate.message import SEND_REBATE
 from bigmarket.storage.routing import SplitTables
-from bigmarket.storage.schema import task, user_award_record
+from bigmarket.storage.schema import task, user_award_record, user_behavior_rebate_order
+
+DROPPED = "Given up by an operator."
 
 _OPEN = task.c.state.in_(("create", "fail"))
 _PARKED = task.c.state == "parked"
@@ -27,6 +30,12 @@ def due_tasks(connection: Connection, *, now_ms: int, limit: int) -> list[Task]:
     query = select(*columns).where(_OPEN, task.c.next_at_ms <= now_ms).order_by(task.c.message_id).limit(limit)
     rows = connection.execute(query)
     return [Task(m, user, topic, body_of(body), attempts) for m, user, topic, body, attempts in rows]
+
+
+def write_task(connection: Connection, new: Task, *, due_ms: int) -> None:
+    """Write a new task, in the transaction of what caused it."""
+    values = {**new._asdict(), "message": new.message.decode(), "state": "create", "next_at_ms": due_ms}
+    connection.execute(insert(task).values(values))
 
 
 def finish_tasks(connection: Connection, message_ids: Sequence[str]) -> None:
@@ -86,7 +95,7 @@ def redrive_tasks(connection: Connection, *, message_id: str | None, now_ms: int
 
 
 def drop_tasks(connection: Connection, *, message_id: str | None, limit: int, split: SplitTables) -> int:
-    """Give that parked task up, or the first ``limit`` of all (None); an award that it owed is marked ``fail``."""
+    """Give that parked task up, or the first ``limit`` of all (None); what it owed is marked ``fail``."""
     query = select(task.c.message_id, task.c.user_id, task.c.topic).where(_PARKED).with_for_update()
     if message_id is not None:
         query = query.where(task.c.message_id == message_id)
@@ -96,6 +105,10 @@ def drop_tasks(connection: Connection, *, message_id: str | None, limit: int, sp
             record = split.table_of(user_award_record, user_id)
             owed = (record.c.order_id == found, record.c.award_state == "create")
             connection.execute(update(record).where(*owed).values(award_state="fail"))
+        elif topic == SEND_REBATE:
+            order = split.table_of(user_behavior_rebate_order, user_id)
+            waits = (order.c.order_id == found, order.c.state == "create")
+            connection.execute(update(order).where(*waits).values(state="fail", reason=DROPPED))
         connection.execute(delete(task).where(task.c.message_id == found))
     return len(dropped)
 

@@ -1,9 +1,12 @@
 """Units of stock on the move between the hub and the shards: the statements of each step.
 
 The hub (in the configuration database) holds the total of a prize or sku and what is allotted to shards; a shard
-holds what it may give. Every change of ``alloc`` has a receipt in its shard, every change of ``allotted`` a transfer
-in the hub, and the two of one move have the same id. So both sides are ledgers: ``alloc`` is the sum of the shard's
-receipts, ``allotted`` the sum of the hub's transfers, and what only one side knows of is on its way.
+holds what it may give. Every move changes ``alloc`` with a receipt in its shard, ``allotted`` with a transfer in the
+hub, and the two have the same id. So both sides are ledgers: ``alloc`` is the sum of the shard's receipts,
+``allotted`` the sum of the hub's transfers, and what only one side knows of is on its way.
+
+A unit that a void gives back is one more than the total: it is in ``alloc`` and in ``returned``, without a receipt,
+as the hub need not know of it. From then on it moves like any other.
 
 Every function works in its caller's transaction. A step that was done before changes nothing, so any may be repeated.
 """
@@ -29,11 +32,10 @@ from sqlalchemy import (
 )
 from sqlalchemy.exc import IntegrityError
 
-from bigmarket.draw import StockKey
+from bigmarket.activity.stock import SKUS, StockKey
 from bigmarket.errors import Trouble
 from bigmarket.storage.schema import award_stock, sku_stock, stock_hub, stock_receipt, stock_transfer
 
-SKUS = 0  # stands for the strategy in the key of a sku
 LIFTED = 0  # units of a transfer that takes the limit off
 _KEYS_PER_QUERY = 400
 
@@ -50,15 +52,26 @@ class HubRow(NamedTuple):
 
 
 class Standing(NamedTuple):
-    """What a shard may give of an item (None: unlimited), and what it has given."""
+    """What a shard may give of an item (None: unlimited), what it has given, and what of that voids gave back."""
 
     alloc: int | None
     sold: int
+    returned: int = 0
 
     @property
     def free(self) -> int:
         """Units that could be given back."""
         return 0 if self.alloc is None else self.alloc - self.sold
+
+    @property
+    def gone(self) -> int:
+        """Units that were given and did not come back."""
+        return self.sold - self.returned
+
+    @property
+    def received(self) -> int:
+        """What its receipts add up to."""
+        return 0 if self.alloc is None else self.alloc - self.returned
 
 
 class Move(NamedTuple):
@@ -179,17 +192,16 @@ def all_standings(connection: Connection) -> dict[StockKey, Standing]:
 
 
 def all_award_rows() -> Select[Any]:
-    """Key, alloc and sold of every award."""
+    """Key and standing of every award."""
     stock = award_stock.c
-    return select(stock.strategy_id, stock.award_id, stock.alloc, stock.sold).order_by(
-        stock.strategy_id, stock.award_id
-    )
+    query = select(stock.strategy_id, stock.award_id, stock.alloc, stock.sold, stock.returned)
+    return query.order_by(stock.strategy_id, stock.award_id)
 
 
 def all_sku_rows() -> Select[Any]:
-    """Key, alloc and sold of every sku."""
+    """Key and standing of every sku."""
     stock = sku_stock.c
-    return select(literal(SKUS), stock.sku, stock.alloc, stock.sold).order_by(stock.sku)
+    return select(literal(SKUS), stock.sku, stock.alloc, stock.sold, literal(0)).order_by(stock.sku)
 
 
 def receive(connection: Connection, move: Move, *, new_id: Callable[[], str]) -> bool:
@@ -201,8 +213,8 @@ def receive(connection: Connection, move: Move, *, new_id: Callable[[], str]) ->
         return False
     standing = _locked(connection, move.key)
     if move.units == LIFTED:
-        if standing.alloc:
-            _received(connection, move._replace(transfer_id=new_id(), units=-standing.alloc), settled=False)
+        if standing.received:
+            _received(connection, move._replace(transfer_id=new_id(), units=-standing.received), settled=False)
         _set_alloc(connection, move.key, None)
     elif standing.alloc is None:
         _received(connection, move._replace(transfer_id=new_id(), units=-move.units), settled=False)
@@ -227,8 +239,8 @@ def limit(connection: Connection, *, shard: int, key: StockKey, transfer_id: str
     """From now on give no more than was given so far, unless units are sent; the hub has to take note of those."""
     standing = _locked(connection, key)
     if standing.alloc is None:
-        if standing.sold:
-            _received(connection, Move(transfer_id, shard, key, standing.sold), settled=False)
+        if standing.gone:
+            _received(connection, Move(transfer_id, shard, key, standing.gone), settled=False)
         _set_alloc(connection, key, standing.sold)
 
 
@@ -265,7 +277,7 @@ def named(key: StockKey) -> str:
 
 def _standings(connection: Connection, query: Select[Any], *, lock: bool = False) -> dict[StockKey, Standing]:
     rows = connection.execute(query.with_for_update() if lock else query)
-    return {(strategy_id, item_id): Standing(alloc, sold) for strategy_id, item_id, alloc, sold in rows}
+    return {(strategy_id, item_id): Standing(*standing) for strategy_id, item_id, *standing in rows}
 
 
 def _locked(connection: Connection, key: StockKey) -> Standing:

@@ -11,10 +11,10 @@ from bigmarket.strategy.model import RuleTree, Strategy, StrategyAward
 from bigmarket.strategy.odds import table_of
 from bigmarket.strategy.rules import (
     ChainRule,
-    RuleBlacklist,
     RuleLock,
     RuleLuckAward,
     RuleStock,
+    RuleUserLimit,
     RuleWeight,
     TreeRule,
 )
@@ -24,16 +24,18 @@ RATES_APART_MAX = 10**9
 _NAMED_MAX = 5  # awards named in one message
 
 Sectors = dict[int, StrategyAward]
+Limits = dict[int, int]  # award -> how often one user may win it
 Ways = dict[str, dict[str, str]]  # node -> verdict -> next node
 
 
 def inspect_strategy(strategy: Strategy) -> list[Problem]:
     """Every fault that a schema cannot see; paths are relative to the strategy. Empty: it can be compiled."""
     sectors = {award.award_id: award for award in strategy.awards}
+    limits = _limits_of(strategy)
     return [
         *_inspect_awards(strategy),
-        *_inspect_chain(strategy.chain, sectors=sectors),
-        *_inspect_trees(strategy, sectors=sectors),
+        *_inspect_chain(strategy.chain, sectors=sectors, limits=limits),
+        *_inspect_trees(strategy, sectors=sectors, limits=limits),
     ]
 
 
@@ -71,6 +73,7 @@ def compile_strategy(strategy: Strategy) -> Wheel:
         },
         sectors={award.award_id: award for award in strategy.awards},
         roots={tree.tree_id: _compile_tree(tree) for tree in strategy.trees},
+        limits=_limits_of(strategy),
     )
 
 
@@ -96,6 +99,16 @@ def _compile_tree(tree: RuleTree) -> Node:
         return Node(rules[name], {verdict: node(target) for verdict, target in ways.get(name, {}).items()})
 
     return node(tree.root)
+
+
+def _limits_of(strategy: Strategy) -> Limits:
+    by_tree = {
+        tree.tree_id: node.at_most
+        for tree in strategy.trees
+        for node in tree.nodes
+        if isinstance(node, RuleUserLimit)
+    }
+    return {award.award_id: by_tree[award.tree] for award in strategy.awards if award.tree in by_tree}
 
 
 def _ways(tree: RuleTree) -> Ways:
@@ -138,16 +151,16 @@ def _inspect_rates(awards: Sequence[StrategyAward]) -> Iterator[Problem]:
 # --- the chain ----------------------------------------------------------------------------------------------------
 
 
-def _inspect_chain(chain: Sequence[ChainRule], *, sectors: Sectors) -> Iterator[Problem]:
+def _inspect_chain(chain: Sequence[ChainRule], *, sectors: Sectors, limits: Limits) -> Iterator[Problem]:
     for place, first in repeats(rule.rule for rule in chain):
         reason = f"{chain[place].rule} is in the chain already, as chain[{first}]"
         yield Problem(f"chain[{place}].rule", reason, "Keep one of the two")
     for place, rule in enumerate(chain):
         path = f"chain[{place}]"
-        if isinstance(rule, RuleBlacklist):
-            yield from _inspect_given(rule.award_id, path=f"{path}.award_id", sectors=sectors)
-        else:
+        if isinstance(rule, RuleWeight):
             yield from _inspect_tiers(rule, path=path, sectors=sectors)
+        else:
+            yield from _inspect_given(rule.award_id, path=f"{path}.award_id", sectors=sectors, limits=limits)
 
 
 def _inspect_tiers(rule: RuleWeight, *, path: str, sectors: Sectors) -> Iterator[Problem]:
@@ -168,18 +181,21 @@ def _inspect_sector(award_id: int, *, path: str, sectors: Sectors) -> Iterator[P
         yield Problem(path, f"award {award_id} is not on the wheel", "Name an award of `strategy.awards`")
 
 
-def _inspect_given(award_id: int, *, path: str, sectors: Sectors) -> Iterator[Problem]:
+def _inspect_given(award_id: int, *, path: str, sectors: Sectors, limits: Limits) -> Iterator[Problem]:
     """An award that a rule gives outright must be on the wheel and must never run out."""
     yield from _inspect_sector(award_id, path=path, sectors=sectors)
     if award_id in sectors and sectors[award_id].stock is not None:
         reason = f"award {award_id} has stock, but what is given here must never run out"
         yield Problem(path, reason, "Name an award without `stock`")
+    if award_id in limits:
+        reason = f"award {award_id} has a limit per user, but what is given here must never run out"
+        yield Problem(path, reason, "Name an award whose tree has no rule_user_limit")
 
 
 # --- the trees ----------------------------------------------------------------------------------------------------
 
 
-def _inspect_trees(strategy: Strategy, *, sectors: Sectors) -> Iterator[Problem]:
+def _inspect_trees(strategy: Strategy, *, sectors: Sectors, limits: Limits) -> Iterator[Problem]:
     for place, first in repeats(tree.tree_id for tree in strategy.trees):
         reason = f"the tree `{strategy.trees[place].tree_id}` is defined already, as trees[{first}]"
         yield Problem(f"trees[{place}].tree_id", reason, "Give each tree a name of its own")
@@ -191,9 +207,11 @@ def _inspect_trees(strategy: Strategy, *, sectors: Sectors) -> Iterator[Problem]
         path = f"trees[{place}]"
         misdrawn = list(_inspect_shape(tree, path=path))
         yield from misdrawn
-        yield from _inspect_nodes(tree, path=path, sectors=sectors)
-        # what a walk comes to is only worth saying of a tree that can be walked
-        if not misdrawn and tree.tree_id in limited:
+        yield from _inspect_nodes(tree, path=path, sectors=sectors, limits=limits)
+        if misdrawn:  # what a walk comes to is only worth saying of a tree that can be walked
+            continue
+        yield from _inspect_limit(tree, path=path)
+        if tree.tree_id in limited:
             yield from _inspect_stock(tree, path=path, award_ids=limited[tree.tree_id])
 
 
@@ -240,26 +258,39 @@ def _reached(root: str, *, ways: Ways) -> set[str]:
     return reached
 
 
-def _inspect_nodes(tree: RuleTree, *, path: str, sectors: Sectors) -> Iterator[Problem]:
+def _inspect_nodes(tree: RuleTree, *, path: str, sectors: Sectors, limits: Limits) -> Iterator[Problem]:
     """What each rule asks of its place in the tree."""
     ways = _ways(tree)
     names = {node.rule for node in tree.nodes}
     for place, node in enumerate(tree.nodes):
         after = ways.get(node.rule, {})
         if isinstance(node, RuleLuckAward):
-            yield from _inspect_given(node.award_id, path=f"{path}.nodes[{place}].award_id", sectors=sectors)
+            yield from _inspect_given(
+                node.award_id, path=f"{path}.nodes[{place}].award_id", sectors=sectors, limits=limits
+            )
             if after:
                 reason = "the fallback is given already, yet a line leads on from rule_luck_award"
                 yield Problem(f"{path}.lines", reason, "Remove the lines from rule_luck_award")
         elif isinstance(node, RuleStock) and "TAKE_OVER" in after:
             reason = "a unit is taken already, yet a line leads on from rule_stock TAKE_OVER"
             yield Problem(f"{path}.lines", reason, "Remove that line: the award is won there")
-        elif isinstance(node, RuleLock):
+        elif isinstance(node, (RuleLock, RuleUserLimit)):
             target = after.get("TAKE_OVER")
             if target is None or (target in names and target != "rule_luck_award"):
-                reason = "a locked prize would be won: rule_lock TAKE_OVER does not lead to rule_luck_award"
-                fix = "Add the line {from: rule_lock, when: TAKE_OVER, to: rule_luck_award}"
+                barred = "a locked prize" if isinstance(node, RuleLock) else "a prize beyond its limit"
+                reason = f"{barred} would be won: {node.rule} TAKE_OVER does not lead to rule_luck_award"
+                fix = f"Add the line {{from: {node.rule}, when: TAKE_OVER, to: rule_luck_award}}"
                 yield Problem(f"{path}.lines", reason, fix)
+
+
+def _inspect_limit(tree: RuleTree, *, path: str) -> Iterator[Problem]:
+    """Where there is a limit per user, nothing is won before it was asked."""
+    if all(node.rule != "rule_user_limit" for node in tree.nodes):
+        return
+    before = {name: after for name, after in _ways(tree).items() if name != "rule_user_limit"}
+    if "rule_stock" in _reached(tree.root, ways=before):
+        reason = "the limit comes too late: what rule_stock takes is won before rule_user_limit is asked"
+        yield Problem(f"{path}.lines", reason, "Let the lines lead through rule_user_limit first, then to rule_stock")
 
 
 def _inspect_stock(tree: RuleTree, *, path: str, award_ids: list[int]) -> Iterator[Problem]:
@@ -267,9 +298,12 @@ def _inspect_stock(tree: RuleTree, *, path: str, award_ids: list[int]) -> Iterat
     ways = _ways(tree)
     reached = _reached(tree.root, ways=ways)
     who = f"(award {', '.join(map(str, award_ids[:_NAMED_MAX]))}{' and others' if award_ids[_NAMED_MAX:] else ''})"
-    if "rule_lock" in reached and "ALLOW" not in ways.get("rule_lock", {}):
-        reason = f"limited prize {who} would be won without taking a unit: no line leads on from rule_lock ALLOW"
-        yield Problem(f"{path}.lines", reason, "Add the line {from: rule_lock, when: ALLOW, to: rule_stock}")
+    ends = [
+        gate for gate in ("rule_lock", "rule_user_limit") if gate in reached and "ALLOW" not in ways.get(gate, {})
+    ]
+    if ends:
+        reason = f"limited prize {who} would be won without taking a unit: no line leads on from {ends[0]} ALLOW"
+        yield Problem(f"{path}.lines", reason, f"Add the line {{from: {ends[0]}, when: ALLOW, to: rule_stock}}")
     elif "rule_stock" not in reached:
         reason = f"limited prize {who}, but no way leads through rule_stock"
         yield Problem(f"{path}.nodes", reason, "Add a node rule_stock and a line to it, or leave `stock` out")

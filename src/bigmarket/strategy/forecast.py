@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from fractions import Fraction
 from typing import NamedTuple
 
@@ -22,16 +22,19 @@ class Chance(NamedTuple):
 
 
 def forecast(
-    wheel: Wheel, entry: Entry, *, ordinal_today: int, has_unit: Callable[[int], bool]
+    wheel: Wheel, entry: Entry, *, ordinal_today: int, wins: Mapping[int, int], has_unit: Callable[[int], bool]
 ) -> tuple[Chance, ...]:
-    """What the draw ``entry`` would give: one line per award that can be rolled; the chances sum to 1."""
+    """What the draw ``entry`` would give: one line per award that can be rolled; the chances sum to 1.
+
+    ``wins`` tells how often the user won each award that has a limit.
+    """
     judged = judge(wheel, entry)
     if isinstance(judged, Pick):
         return (Chance(judged.award_id, judged.award_id, Fraction(1), judged.table),)
     lines = []
     for award_id, chance in wheel.tables[judged.table].odds().items():
         rolled = Pick(award_id, None, judged.table, 0)
-        won = walk(wheel, rolled, ordinal_today=ordinal_today, take_unit=has_unit)
+        won = walk(wheel, rolled, ordinal_today=ordinal_today, won_before=wins.get(award_id, 0), take_unit=has_unit)
         lines.append(Chance(award_id, won.award_id, chance, won.path))
     return tuple(lines)
 

@@ -18,7 +18,7 @@ class Won(NamedTuple):
     path: str
 
 
-def walk(wheel: Wheel, pick: Pick, *, ordinal_today: int, take_unit: Callable[[int], bool]) -> Won:
+def walk(wheel: Wheel, pick: Pick, *, ordinal_today: int, won_before: int, take_unit: Callable[[int], bool]) -> Won:
     """Follow the verdicts from the root of the picked award's tree to where no line leads on.
 
     An award given by the chain, or without a tree, is won as it is; ``take_unit`` is not asked for it. Trees have no
@@ -28,7 +28,7 @@ def walk(wheel: Wheel, pick: Pick, *, ordinal_today: int, take_unit: Callable[[i
     tree_id = wheel.sectors[award_id].tree
     if rolled is None or tree_id is None:
         return Won(award_id, config, table)
-    visit = Visit(award_id, ordinal_today, take_unit)
+    visit = Visit(award_id, ordinal_today, won_before, take_unit)
     node = wheel.roots.get(tree_id)
     path = table
     while node is not None:

@@ -23,10 +23,14 @@ class Node:
 
 @dataclass(frozen=True, slots=True)
 class Wheel:
-    """``tables`` by name (``ALL_AWARDS`` and one per tier), ``sectors`` by award id, tree roots by tree id."""
+    """``tables`` by name (``ALL_AWARDS`` and one per tier), ``sectors`` by award id, tree roots by tree id.
+
+    ``limits``: how often one user may win an award; those that anyone may win any number of times are left out.
+    """
 
     strategy_id: int
     chain: tuple[ChainRule, ...]
     tables: Mapping[str, Table]
     sectors: Mapping[int, StrategyAward]
     roots: Mapping[str, Node]
+    limits: Mapping[int, int]

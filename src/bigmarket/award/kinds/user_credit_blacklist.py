@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from bigmarket.award.kinds.amounts import read_cents
-from bigmarket.award.kinds.base import Delivery, Roll
+from bigmarket.award.kinds.base import Delivery, Gives, Roll
 from bigmarket.award.message import SendAward
 from bigmarket.credit.model import CreditTrade
 from bigmarket.errors import BadInput
@@ -17,6 +17,7 @@ class UserCreditBlacklist:
 
     name: str = "user_credit_blacklist"
     delivery: Delivery = "task"
+    gives: Gives = "credits"
 
     def check(self, config: str) -> str | None:
         """One amount."""

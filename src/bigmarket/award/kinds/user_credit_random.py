@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from bigmarket.award.kinds.amounts import read_cents
-from bigmarket.award.kinds.base import Delivery, Roll
+from bigmarket.award.kinds.base import Delivery, Gives, Roll
 from bigmarket.award.message import SendAward
 from bigmarket.credit.model import CreditTrade
 from bigmarket.errors import BadInput
@@ -18,6 +18,7 @@ class UserCreditRandom:
 
     name: str = "user_credit_random"
     delivery: Delivery = "task"
+    gives: Gives = "credits"
 
     def check(self, config: str) -> str | None:
         """Two amounts, the first not above the second."""

@@ -39,12 +39,14 @@ class Narrowed(NamedTuple):
 class Visit(NamedTuple):
     """Facts the tree judges by.
 
-    ``award_id`` was rolled; ``ordinal_today`` is which draw of the user's day this is (from 1);
-    ``take_unit(award_id)`` takes one unit of the award if there is one and says whether it did.
+    ``award_id`` was rolled; ``ordinal_today`` is which draw of the user's day this is (from 1); ``won_before`` is how
+    often the user won the award so far, where that is limited (0 elsewhere); ``take_unit(award_id)`` takes one unit
+    of the award if there is one and says whether it did.
     """
 
     award_id: int
     ordinal_today: int
+    won_before: int
     take_unit: Callable[[int], bool]
 
 
