@@ -2,54 +2,68 @@
 
 from __future__ import annotations
 
-import random
+import base64
 import secrets
-import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
-from functools import lru_cache, partial
+from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self, TypeVar
 
 import structlog
 
+from bigmarket.activity.delivery import Facts
 from bigmarket.activity.model import LiveActivity
-from bigmarket.activity.orders import KEY_MAX, SKU_MAX, Bundle, QuotaOrder, recharge
-from bigmarket.activity.revision import Revision
-from bigmarket.award.kinds import KINDS
+from bigmarket.award.claims import (
+    DAY_MS,
+)
+from bigmarket.award.deliveries import Fulfiller
+from bigmarket.award.endpoints import Endpoint
+from bigmarket.award.kinds import KINDS, OUTSIDE_KINDS
 from bigmarket.bus.in_process import InProcessBus
 from bigmarket.bus.published import PublishedBus
 from bigmarket.bus.rabbitmq import ParkedMessage, RabbitConsumer, RabbitParking, RabbitPublisher, queue_depths
-from bigmarket.errors import BigmarketError, Contention, Trouble
+from bigmarket.desks import BehaviorDesk, DrawDesk, ExchangeDesk
+from bigmarket.errors import BigmarketError, Trouble
 from bigmarket.ids import Ids
 from bigmarket.jobs.backlog import BacklogWatch
 from bigmarket.jobs.consumers import CONSUMERS
+from bigmarket.jobs.dispatcher import Dispatcher
+from bigmarket.jobs.expiry import Expiry
 from bigmarket.jobs.redelivery import Redelivery
 from bigmarket.jobs.schedule import Job, Schedule
 from bigmarket.jobs.work import Work, relay_lease
-from bigmarket.lanes import DrawShard, LaneSet, LaneSettings, Settled, set_futures
+from bigmarket.lanes import Desk, LaneSet, LaneSettings, LaneShard, Settled, set_futures
+from bigmarket.live import Live
+from bigmarket.operations import Operations
 from bigmarket.outbox.parking import ParkedTask
 from bigmarket.outbox.relay import SCAN_SECONDS, Relay
 from bigmarket.outbox.task import GRACE_MS, Task
 from bigmarket.settings import Settings
-from bigmarket.storage import queries
 from bigmarket.storage.arming import arm_installation
-from bigmarket.storage.campaigns import Armed, load_live
+from bigmarket.storage.campaigns import Armed
+from bigmarket.storage.claims import erase_contacts
+from bigmarket.storage.codes import CodeFulfiller
 from bigmarket.storage.contract import Store
+from bigmarket.storage.endpoints import find_endpoint, set_endpoint_state
 from bigmarket.storage.escrow import Escrow
 from bigmarket.storage.escrowed import EscrowedStore
+from bigmarket.storage.escrowed_skus import EscrowedExchanges, sold_out
 from bigmarket.storage.installation import Stores, prepare
 from bigmarket.storage.leases import Leases
 from bigmarket.storage.mysql import MySqlStore
 from bigmarket.storage.routing import Routing, SplitTables
 from bigmarket.storage.sqlite import SqliteStore
-from bigmarket.text import clean_text
+from bigmarket.storage.switches import turn_switch
+from bigmarket.webhooks.address import Allowed
+from bigmarket.webhooks.post import Poster
+from bigmarket.webhooks.sending import WebhookFulfiller
 
 log = structlog.get_logger(__name__)
 
-REFRESH_SECONDS = 0.25
+T = TypeVar("T")
+
 #: For lanes and work to drain. Requests in flight get two seconds before, leases and Live one and a half after: even
 #: where no database answers, a process ends within ten seconds.
 STOP_SECONDS = 6.0
@@ -57,13 +71,14 @@ LIVE_STOP_SECONDS = 0.5
 QUEUE_SHARE = 0.35  # of a draw's deadline may pass in the queue; the rest is for its transaction
 WORK_SCAN_SECONDS = 0.2  # where nothing comes from memory, so that every task waits for the scan
 BACKLOG_SECONDS = 5.0
+EXPIRY_SECONDS = 5.0
 STOCK_MOVES_SECONDS = 5.0
 STOCK_BALANCE_SECONDS = 30.0
-RECHARGE_ATTEMPTS_MAX = 4
-RETRY_JITTER_SECONDS = 0.05
+ERASE_SECONDS = 3600.0
+ERASED_TOGETHER = 500
+ERASES_MAX = 200
 SEED_BYTES = 32
-SEEDS_KEPT = 1024
-REVISIONS_KEPT = 64
+WEBHOOK_SECRET_BYTES = 32
 REDELIVERY_SECONDS = 60.0
 BUSY_MESSAGES = 10_000  # in the broker: consumers lag, so a message may be older than redelivery thinks
 SQLITE = "sqlite:///"
@@ -72,6 +87,11 @@ SQLITE = "sqlite:///"
 def now_ms() -> int:
     """The clock: epoch milliseconds."""
     return time.time_ns() // 1_000_000
+
+
+def new_webhook_secret() -> str:
+    """A secret for an endpoint, as Standard Webhooks writes them."""
+    return f"whsec_{base64.b64encode(secrets.token_bytes(WEBHOOK_SECRET_BYTES)).decode()}"
 
 
 def new_seed() -> bytes:
@@ -122,59 +142,11 @@ def _assert_durable(store: Store, *, only_warn: bool) -> None:
         raise Trouble(f"A database would not keep what is acknowledged: {faults}. Correct that and start again.")
 
 
-class Live:
-    """The activities as they run now, read anew from the store several times a second.
-
-    ``current`` is replaced as a whole, never changed, so readers need no lock. When the store cannot be read the last
-    known state stays in force.
-    """
-
-    def __init__(self, store: Store) -> None:
-        self._store = store
-        self._stopping = threading.Event()
-        self._refreshing = threading.Lock()
-        self._thread = threading.Thread(target=self._run, name="live", daemon=True)
-        self.current: Mapping[int, LiveActivity] = {}
-        self.refreshed_at = 0.0
-        self.refresh()
-
-    def start(self) -> None:
-        """Begin to follow the store."""
-        self._thread.start()
-
-    def stop(self, *, timeout_seconds: float) -> bool:
-        """Stop following; whether that was done in time, which a database that does not answer prevents."""
-        self._stopping.set()
-        if self._thread.ident is not None:
-            self._thread.join(timeout_seconds)
-        return not self._thread.is_alive()
-
-    def refresh(self) -> None:
-        """Read the store now."""
-        with self._refreshing:
-            known: dict[str, Revision] = {
-                activity.revision.revision_id: activity.revision
-                for activity in self.current.values()
-                if activity.revision is not None
-            }
-            with self._store.reading() as connection:
-                self.current = load_live(connection, known)
-            self.refreshed_at = time.monotonic()
-
-    def _run(self) -> None:
-        while not self._stopping.wait(REFRESH_SECONDS):
-            try:
-                self.refresh()
-            except Trouble as trouble:
-                log.warning("configuration not refreshed; the last known stays in force", reason=str(trouble))
-            except Exception:
-                log.exception("configuration not refreshed; the last known stays in force")
-
-
-class World:
+class World(Operations):
     """Everything that runs: the databases, the live configuration, the lanes, and the work after the draw.
 
-    As a context manager it starts on entry and drains on exit. Without ``draws`` it has no lanes.
+    As a context manager it starts on entry and drains on exit. Without ``draws`` it has no lanes. ``lanes`` draw,
+    ``rebates`` take behaviors, ``exchanges`` sell draws for credits.
     """
 
     def __init__(
@@ -185,47 +157,41 @@ class World:
         clock: Callable[[], int] = now_ms,
         draws: bool = True,
     ) -> None:
-        self.settings = settings
-        self.now_ms = clock
-        self.ids = Ids()
-        self.stores = open_stores(settings, relays=settings.work)
-        self.escrow = Escrow(self.stores, ids=self.ids, now_ms=clock) if self.stores.escrowed else None
-        self.live = Live(self.stores.config)
-        self.seed_of = lru_cache(maxsize=SEEDS_KEPT)(self._read_seed)  # a seed never changes
-        self.backlog = BacklogWatch(self.stores.shards, queue_depths=partial(broker_depths, settings), now_ms=clock)
-        self.work = self._new_work(scan_seconds=SCAN_SECONDS if draws else WORK_SCAN_SECONDS)
-        self.lanes = LaneSet(
-            [
-                self._draw_shard(index, relay.offer if settings.work else _leave_to_others)
-                for index, relay in enumerate(self.work.relays)
-                if draws
-            ],
-            shard_of=self.stores.routing.shard_of,
-            live=lambda: self.live.current,
+        stores, ids = open_stores(settings, relays=settings.work), Ids()
+        super().__init__(
+            stores,
+            escrow=Escrow(stores, ids=ids, now_ms=clock) if stores.escrowed else None,
+            live=Live(stores.config, switches=settings.switches),
+            ids=ids,
             now_ms=clock,
-            ids=self.ids,
-            hand_over=hand_over,
-            settings=LaneSettings(
-                lanes=settings.lanes or (1 if settings.shard_urls[0].startswith(SQLITE) else 2),
-                batch_max=settings.batch_max,
-                queue_max=settings.queue_max,
-                queue_seconds=settings.draw_deadline_seconds * QUEUE_SHARE,
-            ),
+            order_minutes=settings.order_minutes,
         )
+        self.settings = settings
+        self.backlog = BacklogWatch(self.stores.shards, queue_depths=partial(broker_depths, settings), now_ms=clock)
+        self.poster = poster_of(settings)
+        self.fulfillers = self._new_fulfillers()
+        self.sold_out = [0] * len(stores.shards)  # how often it was told of a sku; a shard's bus is its only writer
+        self.work = self._new_work(scan_seconds=SCAN_SECONDS if draws else WORK_SCAN_SECONDS)
+        shards = range(len(self.stores.shards)) if draws else ()
+        self.lanes = self._lanes_for([self._draw_desk(index) for index in shards], hand_over)
+        self.rebates = self._lanes_for([self._behavior_desk(index) for index in shards], hand_over)
+        self.exchanges = self._lanes_for([self._exchange_desk(index) for index in shards], hand_over)
+        self.lane_sets: Sequence[LaneSet[Any]] = (self.lanes, self.rebates, self.exchanges)
 
     def __enter__(self) -> Self:
         self.live.start()
         self._finish_stock_moves()
         if self.settings.work:
             self.work.start()
-        self.lanes.start()
+        for lanes in self.lane_sets:
+            lanes.start()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Drain in order: the lanes answer what is queued, the relays deliver what they hold, connections go back."""
-        drained = self.lanes.stop(timeout_seconds=STOP_SECONDS / 2)
+        drained = self._stop_lanes(timeout_seconds=STOP_SECONDS / 2)
         if self.settings.work:
             drained = self.work.stop(timeout_seconds=STOP_SECONDS / 2) and drained
         if self.live.stop(timeout_seconds=LIVE_STOP_SECONDS) and drained:
@@ -239,42 +205,59 @@ class World:
         self.live.refresh()
         return armed
 
-    def recharge(self, user_id: str, *, sku: int, out_business_no: str) -> QuotaOrder:
-        """Credit a user with a sku's draws, once per ``out_business_no``. Tried again after a lost race."""
-        user_id = clean_text(user_id, name="user_id", max_length=KEY_MAX)  # before it says where the rows live
-        # Read before the transaction: who holds a connection and waits for a second one may wait for ever.
-        bundle = self._read_bundle(sku) if 1 <= sku <= SKU_MAX else None
-        for _ in range(RECHARGE_ATTEMPTS_MAX - 1):
-            with suppress(Contention):
-                return self._recharge(user_id, sku, out_business_no, bundle)
-            time.sleep(random.uniform(0, RETRY_JITTER_SECONDS))  # noqa: S311  spreads retries, not prizes
-        return self._recharge(user_id, sku, out_business_no, bundle)
+    def turn(self, key: str, value: str) -> None:
+        """Turn a switch, here at once and elsewhere within a second. Raises BadInput, naming what is known."""
+        turn_switch(self.stores.config, key, value, now_ms=self.now_ms())
+        self.live.refresh()
 
-    def _recharge(self, user_id: str, sku: int, out_business_no: str, bundle: Bundle | None) -> QuotaOrder:
-        now = self.now_ms()
+    def _lanes_for(self, desks: Sequence[Desk[T]], hand_over: Callable[[Settled], None]) -> LaneSet[T]:
+        """Lanes of one kind, with a desk in each shard; without desks there are none."""
+        settings = self.settings
+        return LaneSet(
+            [
+                LaneShard(desk, relay.offer if settings.work else _leave_to_others)
+                for desk, relay in zip(desks, self.work.relays, strict=False)
+            ],
+            shard_of=self.stores.routing.shard_of,
+            now_ms=self.now_ms,
+            ids=self.ids,
+            hand_over=hand_over,
+            settings=LaneSettings(
+                lanes=settings.lanes or (1 if settings.shard_urls[0].startswith(SQLITE) else 2),
+                batch_max=settings.batch_max,
+                queue_max=settings.queue_max,
+                queue_seconds=settings.draw_deadline_seconds * QUEUE_SHARE,
+            ),
+        )
 
-        def sell() -> QuotaOrder:
-            with self.stores.of(user_id).recharging(user_id) as tx:
-                return recharge(
-                    tx,
-                    user_id=user_id,
-                    sku=sku,
-                    out_business_no=out_business_no,
-                    now_ms=now,
-                    order_id=self.ids.make(now),
-                    live=self.live.current,
-                    bundle_of=lambda _: bundle,
-                )
+    def _stop_lanes(self, *, timeout_seconds: float) -> bool:
+        """Answer what is queued in lanes of every kind; whether that was done in time."""
+        give_up_at = time.monotonic() + timeout_seconds
+        in_time = [lanes.stop(timeout_seconds=max(0.0, give_up_at - time.monotonic())) for lanes in self.lane_sets]
+        return all(in_time)
 
-        return self.escrow.selling(self.stores.routing.shard_of(user_id), sku, sell) if self.escrow else sell()
+    def _live_now(self) -> Mapping[int, LiveActivity]:
+        return self.live.current
 
-    def _draw_shard(self, index: int, hand_tasks: Callable[[Sequence[Task]], None]) -> DrawShard:
-        """A shard as its lanes need it; with several, what it lacks of a prize is fetched from the others."""
-        shard = self.stores.shards[index]
+    def _draw_desk(self, index: int) -> DrawDesk:
+        """A shard's draws; with several shards, what it lacks of a prize is fetched from the others."""
+        shard, live = self.stores.shards[index], self._live_now
         if self.escrow is None:
-            return DrawShard(shard, hand_tasks)
-        store = EscrowedStore(shard, self.escrow, live=lambda: self.live.current)
-        return DrawShard(store, hand_tasks, partial(self.escrow.fetch, index))
+            return DrawDesk(shard, live=live)
+        store = EscrowedStore(shard, self.escrow, live=live)
+        return DrawDesk(store, live=live, fetch_stock=partial(self.escrow.fetch, index))
+
+    def _behavior_desk(self, index: int) -> BehaviorDesk:
+        """A shard's behaviors."""
+        return BehaviorDesk(self.stores.shards[index], live=self._live_now, ids=self.ids)
+
+    def _exchange_desk(self, index: int) -> ExchangeDesk:
+        """A shard's exchanges; with several shards, units that it lacks are fetched from the others."""
+        shard, live = self.stores.shards[index], self._live_now
+        if self.escrow is None:
+            return ExchangeDesk(shard, live=live)
+        store = EscrowedExchanges(shard, self.escrow)
+        return ExchangeDesk(store, live=live, fetch_stock=partial(self.escrow.fetch, index))
 
     def _finish_stock_moves(self) -> None:
         """Whatever an earlier process left half-way; if a database does not answer yet, the job does it."""
@@ -284,11 +267,28 @@ class World:
         except Trouble as trouble:
             log.warning("stock moves not finished", reason=str(trouble))
 
+    def _new_bus(self, index: int) -> InProcessBus:
+        """A shard's consumers; with several shards, what they lack of a sku is fetched from the others."""
+        shard = self.stores.shards[index]
+        facts = Facts(self.seed_of, self._live_now, note_sold_out=partial(self._note_sold_out, index))
+        if (escrow := self.escrow) is None:
+            return InProcessBus(shard, CONSUMERS, now_ms=self.now_ms, facts=facts)
+        return InProcessBus(
+            shard,
+            CONSUMERS,
+            now_ms=self.now_ms,
+            facts=facts._replace(sold_out=partial(sold_out, escrow)),
+            fetch_stock=partial(escrow.fetch, index),
+        )
+
+    def _note_sold_out(self, index: int) -> None:
+        self.sold_out[index] += 1
+
     def _new_work(self, *, scan_seconds: float) -> Work:
         jobs = self._jobs()
         names = [relay_lease(index) for index in range(len(self.stores.shards))] + [job.lease for job in jobs]
         leases = Leases(self.stores.config, names, holder=self.ids.make(self.now_ms()))
-        buses = [InProcessBus(s, CONSUMERS, now_ms=self.now_ms, seed_of=self.seed_of) for s in self.stores.shards]
+        buses = [self._new_bus(index) for index in range(len(self.stores.shards))]
         outgoing = [
             PublishedBus(shard, RabbitPublisher(self.settings.broker, prefix=prefix, topics=CONSUMERS))
             for shard, prefix in zip(self.stores.shards, broker_prefixes(self.settings), strict=False)
@@ -318,14 +318,42 @@ class World:
                 zip(self.stores.shards, buses, broker_prefixes(self.settings), strict=False)
             )
         ]
+        dispatchers = [
+            Dispatcher(
+                shard,
+                self.fulfillers,
+                now_ms=self.now_ms,
+                may_dispatch=partial(leases.holds, relay_lease(index)),
+            )
+            for index, shard in enumerate(self.stores.shards)
+        ]
         schedule = Schedule(jobs, fencing_of=leases.fencing, now_ms=self.now_ms)
-        return Work(relays, consumers, schedule, leases, outgoing)
+        return Work(relays, consumers, dispatchers, schedule, leases, outgoing)
+
+    def _new_fulfillers(self) -> dict[str, Fulfiller]:
+        """Who carries out the deliveries of each kind that takes more than a transaction."""
+        webhooks = WebhookFulfiller(self.poster, find=self._find_endpoint, close=self._close_endpoint)
+        codes = CodeFulfiller(self.stores.config)
+        return {name: webhooks if kind.gives == "webhook" else codes for name, kind in OUTSIDE_KINDS.items()}
+
+    def _find_endpoint(self, name: str) -> Endpoint | None:
+        with self.stores.config.reading() as connection:
+            return find_endpoint(connection, name)
+
+    def _close_endpoint(self, name: str) -> None:
+        with self.stores.config.updating() as connection:
+            set_endpoint_state(connection, name, "close")
 
     def _jobs(self) -> list[Job]:
         """Everything that runs every so often."""
         jobs = [
             Job("backlog", BACKLOG_SECONDS, "counts what waits and what is parked, for /metrics", self.backlog.look)
         ]
+        expiry = Expiry(self.stores.shards, facts=Facts(self.seed_of, self._live_now), now_ms=self.now_ms)
+        what = "ends unpaid orders when their time is over"
+        jobs.append(Job("unpaid-orders", EXPIRY_SECONDS, what, expiry.run))
+        what = "erases where things were sent to, some time after they were shipped"
+        jobs.append(Job("contacts", ERASE_SECONDS, what, self._erase_contacts))
         if (escrow := self.escrow) is not None:
             what = "finishes moves of stock that a crash left half-way"
             jobs.append(Job("stock-moves", STOCK_MOVES_SECONDS, what, lambda _: _done(escrow.sweep())))
@@ -334,28 +362,29 @@ class World:
         if self.settings.broker:
             lost = Redelivery(
                 self.stores.shards,
-                revision_of=lru_cache(maxsize=REVISIONS_KEPT)(self._read_revision),
+                revision_of=self.revision_of,
                 busy=lambda: sum(broker_depths(self.settings).values()) > BUSY_MESSAGES,
                 now_ms=self.now_ms,
             )
-            what = "sends awards again whose message the broker lost"
+            what = "sends awards and rebates again whose message the broker lost"
             jobs.append(Job("redelivery", REDELIVERY_SECONDS, what, lost.run))
         return jobs
+
+    def _erase_contacts(self, _: int) -> None:
+        before_ms = self.now_ms() - self.settings.contact_days * DAY_MS
+        for shard in self.stores.shards:
+            for _round in range(ERASES_MAX):
+                with shard.updating() as connection:
+                    if erase_contacts(connection, before_ms=before_ms, limit=ERASED_TOGETHER) < ERASED_TOGETHER:
+                        break
 
     def _park(self, shard: Store, task: Task, reason: str) -> None:
         shard.park_task(ParkedTask(*task, reason), now_ms=self.now_ms())
 
-    def _read_seed(self, activity_id: int, epoch: int) -> bytes:
-        with self.stores.config.reading() as connection:
-            return queries.seed_of(connection, activity_id, epoch)
 
-    def _read_revision(self, activity_id: int, revision_id: str) -> Revision:
-        with self.stores.config.reading() as connection:
-            return queries.revision_of(connection, activity_id, revision_id)
-
-    def _read_bundle(self, sku: int) -> Bundle | None:
-        with self.stores.config.reading() as connection:
-            return queries.bundle_of(connection, sku)
+def poster_of(settings: Settings) -> Poster:
+    """What webhooks are called by."""
+    return Poster(allowed=Allowed(settings.webhook_hosts, settings.webhook_networks))
 
 
 def broker_prefixes(settings: Settings) -> list[str]:

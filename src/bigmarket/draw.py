@@ -5,9 +5,10 @@ A lane (lanes.py) collects the requests that queued up while its last transactio
 
 1. ``tx.load``        accounts, open raffle orders and earlier outcomes of the batch's users, locked;
 2. ``admit``          MAY they draw? Quota, then the chain of rules and the roll: pure;
-3. ``tx.load_stock``  the stock of the awards that were rolled, and of no others;
-4. ``decide``         WHICH award? The tree of rules against that stock: pure;
-5. ``tx.apply``       everything that follows, in bulk, guards in the statements.
+3. ``tx.load_wins``   how often the users won what they rolled; only of awards that have a limit per user;
+4. ``tx.load_stock``  the stock of the awards that were rolled, and of no others;
+5. ``decide``         WHICH award? The tree of rules against those wins and that stock: pure;
+6. ``tx.apply``       everything that follows, in bulk, guards in the statements.
 
 Then the lane commits and answers. ``admit`` and ``decide`` go through the batch in order over one snapshot, so two
 draws of one user, or two for the last unit, simply work. They see no database, no clock and no randomness: the
@@ -26,17 +27,20 @@ from bigmarket.activity.admission import open_activity
 from bigmarket.activity.model import LiveActivity
 from bigmarket.activity.quota import Account, Period, period_of, refusal, roll_over, spend
 from bigmarket.activity.revision import Revision
+from bigmarket.activity.stock import StockKey
 from bigmarket.award.kinds import KINDS
 from bigmarket.award.message import SEND_AWARD, SendAward, encode
 from bigmarket.errors import BigmarketError, Duplicate, QuotaExhausted
-from bigmarket.outbox.task import Task
+from bigmarket.outbox.task import BatchResult, Task
 from bigmarket.strategy import dice
 from bigmarket.strategy.chain import Pick, pick
 from bigmarket.strategy.rules.base import Entry
 from bigmarket.strategy.tree import Won, walk
 
 AccountKey = tuple[str, int]  # user_id, activity_id
-StockKey = tuple[int, int]  # strategy_id, award_id
+WinKey = tuple[str, int, int]  # user_id, strategy_id, award_id
+
+SETTLED_MS = 60_000  # so long after an epoch began, every process goes by the revision that it began with
 
 
 class DrawRequest(NamedTuple):
@@ -137,6 +141,17 @@ class Spending(NamedTuple):
     period: Period
 
 
+class Winning(NamedTuple):
+    """Wins of one user that count towards the award's limit, and the epoch for which the count of all is kept.
+
+    Epoch 0 stands for none: the next draw counts anew.
+    """
+
+    wins: int
+    at_most: int
+    epoch: int
+
+
 @dataclass(slots=True)
 class Outcome:
     """All that a batch changes."""
@@ -147,24 +162,9 @@ class Outcome:
     records: list[AwardRecordRow] = field(default_factory=list)
     tasks: list[Task] = field(default_factory=list)
     spent: dict[AccountKey, Spending] = field(default_factory=dict)
+    won: dict[WinKey, Winning] = field(default_factory=dict)  # of awards that have a limit per user
     taken: dict[StockKey, int] = field(default_factory=dict)
     missed: dict[StockKey, list[str]] = field(default_factory=dict)  # who wanted a unit and got none, by ``asked_as``
-
-
-class GuardMissed(Exception):
-    """Another process was faster; roll back and decide again on a fresh snapshot."""
-
-
-class StockShort(Exception):
-    """Units are missing here that other shards may have; roll back, draw the others, fetch them, draw these.
-
-    ``missed`` is that of an ``Outcome``: who wants a unit, by award.
-    """
-
-    def __init__(self, missed: Mapping[StockKey, Sequence[str]]) -> None:
-        super().__init__()
-        self.wanted = {key: len(asked) for key, asked in missed.items()}
-        self.asked_as = {order_id for asked in missed.values() for order_id in asked}
 
 
 class DrawTx(Protocol):
@@ -172,6 +172,10 @@ class DrawTx(Protocol):
 
     def load(self, requests: Sequence[DrawRequest]) -> Snapshot:
         """What the users of ``requests`` have; the accounts are locked until the transaction ends."""
+        ...
+
+    def load_wins(self, wanted: Mapping[WinKey, int]) -> dict[WinKey, int]:
+        """How often each user won the award; what was not counted for this epoch is counted anew from the records."""
         ...
 
     def load_stock(self, wanted: Mapping[StockKey, int]) -> dict[StockKey, int | None]:
@@ -186,22 +190,17 @@ class DrawTx(Protocol):
         ...
 
 
-class BatchResult(NamedTuple):
-    """An answer to each request, in order, and the tasks to hand to the relay after the commit."""
-
-    answers: list[Answer]
-    tasks: list[Task]
-
-
 def draw_batch(
     tx: DrawTx, requests: Sequence[DrawRequest], *, live: Mapping[int, LiveActivity], now_ms: int
-) -> BatchResult:
+) -> BatchResult[Drawn]:
     """Draw for every request inside ``tx``; the caller commits before it lets an answer out."""
     snapshot = tx.load(requests)
     admissions = admit(requests, snapshot, live=live, now_ms=now_ms)
     tickets = list(dict.fromkeys(a for a in admissions if type(a) is Ticket))
+    limited = {_win_key(t): t.activity.epoch for t in tickets if t.pick.award_id in t.revision.wheel.limits}
+    wins = tx.load_wins(limited) if limited else {}
     stock = tx.load_stock(Counter((t.revision.wheel.strategy_id, t.pick.award_id) for t in tickets))
-    outcome = decide(tickets, stock, now_ms=now_ms)
+    outcome = decide(tickets, wins, stock, now_ms=now_ms)
     if tickets:
         tx.apply(outcome)
     return BatchResult(answers_to(admissions, outcome), outcome.tasks)
@@ -300,22 +299,43 @@ def roll_award(seed: bytes, order_id: str, faces: int) -> int:
     return dice.roll(seed, order_id, purpose="award", faces=faces)
 
 
-def decide(tickets: Iterable[Ticket], stock: Mapping[StockKey, int | None], *, now_ms: int) -> Outcome:
-    """Walk each ticket's tree against what is left of the stock, and write down all that follows."""
+def decide(
+    tickets: Iterable[Ticket],
+    wins: Mapping[WinKey, int],
+    stock: Mapping[StockKey, int | None],
+    *,
+    now_ms: int,
+) -> Outcome:
+    """Walk each ticket's tree against earlier wins and what is left of the stock, and write down all that follows."""
     outcome = Outcome(now_ms)
     for ticket in tickets:
         wheel = ticket.revision.wheel
+        won_before = _won_before(wins, outcome, ticket) if ticket.pick.award_id in wheel.limits else None
         won = walk(
             wheel,
             ticket.pick,
             ordinal_today=ticket.ordinal_today,
+            won_before=won_before or 0,
             take_unit=partial(_has_unit, stock, outcome, ticket),
         )
         key = (wheel.strategy_id, won.award_id)
         outcome.taken[key] = outcome.taken.get(key, 0) + 1
+        if won.award_id in wheel.limits:
+            _count_win(ticket, outcome)
         _write_order(ticket, outcome)
-        _write_award(ticket, won, outcome)
+        _write_award(ticket, won_before, won, outcome)
     return outcome
+
+
+def _win_key(ticket: Ticket) -> WinKey:
+    return (ticket.user_id, ticket.revision.wheel.strategy_id, ticket.pick.award_id)
+
+
+def _won_before(wins: Mapping[WinKey, int], outcome: Outcome, ticket: Ticket) -> int:
+    """How often the user won the picked award, in this batch too."""
+    key = _win_key(ticket)
+    in_batch = outcome.won.get(key)
+    return wins[key] + (in_batch.wins if in_batch else 0)
 
 
 def _has_unit(stock: Mapping[StockKey, int | None], outcome: Outcome, ticket: Ticket, award_id: int) -> bool:
@@ -326,6 +346,18 @@ def _has_unit(stock: Mapping[StockKey, int | None], outcome: Outcome, ticket: Ti
         return True
     outcome.missed.setdefault(key, []).append(ticket.asked_as)
     return False
+
+
+def _count_win(ticket: Ticket, outcome: Outcome) -> None:
+    """Count the picked award as won: one that has a limit is never given in place of another (armory refuses it).
+
+    While others may still draw by the revision before, and count nothing, the count is not kept.
+    """
+    key, activity = _win_key(ticket), ticket.activity
+    before = outcome.won.get(key)
+    wins = before.wins + 1 if before else 1
+    settled = outcome.now_ms >= activity.epoch_open_ms + SETTLED_MS
+    outcome.won[key] = Winning(wins, ticket.revision.wheel.limits[key[2]], activity.epoch if settled else 0)
 
 
 def _write_order(ticket: Ticket, outcome: Outcome) -> None:
@@ -344,7 +376,7 @@ def _write_order(ticket: Ticket, outcome: Outcome) -> None:
     outcome.spent[key] = Spending(draws, Period(ticket.day[:7], ticket.day))
 
 
-def _write_award(ticket: Ticket, won: Won, outcome: Outcome) -> None:
+def _write_award(ticket: Ticket, won_before: int | None, won: Won, outcome: Outcome) -> None:
     activity, revision = ticket.activity, ticket.revision
     sector = revision.wheel.sectors[won.award_id]
     delivery = KINDS[revision.awards[won.award_id].kind].delivery
@@ -362,11 +394,17 @@ def _write_award(ticket: Ticket, won: Won, outcome: Outcome) -> None:
         revision.revision_id,
         activity.epoch,
         ticket.pick.rolled,
-        f"{ticket.ordinal}/{ticket.ordinal_today}|{won.path}",
+        _trace(ticket, won_before, won),
     )
     outcome.records.append(record)
     if delivery == "task":
         outcome.tasks.append(delivery_task(record, revision))
+
+
+def _trace(ticket: Ticket, won_before: int | None, won: Won) -> str:
+    """The facts that decided, and the path that they led to (replay.py reads it)."""
+    counted = "" if won_before is None else f"/{won_before}"
+    return f"{ticket.ordinal}/{ticket.ordinal_today}{counted}|{won.path}"
 
 
 def delivery_task(record: AwardRecordRow, revision: Revision) -> Task:

@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import os
 import threading
+from hashlib import sha256
 
 _ALPHABET = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
 _PAIRS = [a + b for a in _ALPHABET for b in _ALPHABET]
 _RANDOM_BITS = 80
+_TIME_CHARACTERS = 10  # the other 16 are random
 _STEP_BITS = 32  # an id made in the same millisecond is the last one plus a random step of at most 2^32
 
 
@@ -36,6 +38,12 @@ class Ids:
 def first_at(ms: int) -> str:
     """The smallest id of a millisecond: ids from before sort below it."""
     return encode(ms << _RANDOM_BITS)
+
+
+def derived(order_id: str, purpose: str) -> str:
+    """Another id of the same millisecond, always the same for an id and what it is for."""
+    digest = sha256(f"{order_id}|{purpose}".encode()).digest()
+    return order_id[:_TIME_CHARACTERS] + encode(int.from_bytes(digest[: _RANDOM_BITS // 8]))[_TIME_CHARACTERS:]
 
 
 def encode(value: int) -> str:

@@ -1,8 +1,8 @@
 """The group-commit writers: one lane is one thread, one queue, one transaction at a time.
 
-A lane takes everything that queued up while it committed (no timer, no waiting), draws it in one transaction and
-hands all answers over at once. Users are hashed to lanes, so the draws of one user never race each other inside a
-process; across processes the database's locks decide.
+A lane takes everything that queued up while it committed (no timer, no waiting), lets its desk (desks.py) serve it in
+one transaction and hands all answers over at once. Users are hashed to lanes, so the requests of one user never race
+each other inside a process; across processes the database's locks decide.
 """
 
 from __future__ import annotations
@@ -15,26 +15,15 @@ from concurrent.futures import Future
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from queue import Empty, SimpleQueue
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 from zlib import crc32
 
 import structlog
 
-from bigmarket.activity.model import LiveActivity
-from bigmarket.draw import (
-    Answer,
-    BatchResult,
-    Drawn,
-    DrawRequest,
-    DrawTx,
-    GuardMissed,
-    StockKey,
-    StockShort,
-    draw_batch,
-)
-from bigmarket.errors import Contention, OutcomeUnknown, Overloaded, Trouble
+from bigmarket.activity.stock import GuardMissed, StockKey, StockShort
+from bigmarket.errors import BigmarketError, Contention, OutcomeUnknown, Overloaded, Trouble
 from bigmarket.ids import Ids
-from bigmarket.outbox.task import Task
+from bigmarket.outbox.task import BatchResult, Task
 
 log = structlog.get_logger(__name__)
 
@@ -42,15 +31,34 @@ ATTEMPTS_MAX = 4  # the first try and three more after a lost race
 RETRY_SECONDS_MAX = 0.3  # no further try once a batch has taken so long
 JITTER_SECONDS = 0.02
 FETCH_SECONDS_MAX = 0.6  # no further units are fetched for a batch that has taken so long
+SPLIT_SECONDS_MAX = 1.2  # nor is one halved that keeps losing races
 LOG_SECONDS = 1.0  # a failing lane says so once in this time
 SETTLE_ATTEMPTS_MAX = 5
 SETTLE_WAIT_SECONDS = 0.2
 
 
-class DrawStore(Protocol):
-    """What a lane needs of the store."""
+Made = TypeVar("Made")  # what a request comes to unless it is refused
 
-    def drawing(self) -> AbstractContextManager[DrawTx]:
+
+class Request(Protocol):
+    """``order_id`` is made before anything else, so that its fate can be looked up."""
+
+    @property
+    def order_id(self) -> str:
+        """The id of whatever it leads to."""
+        ...
+
+
+class Desk(Protocol[Made]):
+    """What a lane serves. Its ``request`` takes an order id and the words of ``LaneSet.submit``."""
+
+    @property
+    def noun(self) -> str:
+        """What one request asks for, for messages."""
+        ...
+
+    @property
+    def open(self) -> Callable[[], AbstractContextManager[Any]]:
         """One write transaction: committed when the block ends, rolled back when it raises.
 
         Raises ``Contention`` (nothing was written, another try may succeed), ``StorageFull`` (nothing was written)
@@ -58,47 +66,51 @@ class DrawStore(Protocol):
         """
         ...
 
-    def find_draws(self, draws: Sequence[Drawn]) -> Mapping[str, Drawn]:
-        """Those of ``draws`` that exist, by order id; never while a commit is under way."""
+    @property
+    def request(self) -> Callable[..., Request]:
+        """The request, with the order id that it was given."""
+        ...
+
+    @property
+    def fetch_stock(self) -> Callable[[Mapping[StockKey, int]], None]:
+        """Bring units from other shards. Raises ``Trouble``."""
+        ...
+
+    def serve(self, tx: Any, requests: Sequence[Any], *, now_ms: int) -> BatchResult[Made]:
+        """An answer to each request. Raises ``GuardMissed`` or ``StockShort`` to be rolled back."""
+        ...
+
+    def were_made(self, answers: Sequence[Made]) -> bool:
+        """Whether the answers of a transaction are committed; it waits for one under way. Raises ``Trouble``."""
         ...
 
 
 class Submission(NamedTuple):
-    """A request in a lane's queue. ``reply`` is whatever the hand-over answers to."""
+    """A request in a lane's queue: what is asked for, the user first. ``reply`` is what the hand-over answers to."""
 
-    user_id: str
-    activity_id: int
-    request_id: str | None
+    asked: tuple[Any, ...]
     queued_at: float  # by time.monotonic()
     reply: Any
 
 
-Settled = Sequence[tuple[Any, Answer]]  # (reply, answer) pairs of one batch
+Settled = Sequence[tuple[Any, Any]]  # (reply, answer) pairs of one batch: what was made, or a BigmarketError
 
 
 class LaneStats(NamedTuple):
     """Counters of one lane since its start."""
 
     batches: int
-    draws: int
+    made: int
     refusals: int
     troubles: int
     retries: int
-
-
-FetchStock = Callable[[Mapping[StockKey, int]], None]  # brings units from other shards; raises Trouble
-
-
-def nothing_elsewhere(wanted: Mapping[StockKey, int]) -> None:
-    """With one shard there is nowhere to fetch units from, and nobody asks."""
-    raise Trouble(f"No other shard has units to give ({len(wanted)} prizes asked for); nothing was spent.")
 
 
 @dataclass(frozen=True, slots=True)
 class LaneSettings:
     """``queue_max`` requests wait at most in a lane, ``batch_max`` share a transaction at most.
 
-    A request that waited for ``queue_seconds`` is refused, unspent, rather than drawn after its caller gave up.
+    A request that waited for ``queue_seconds`` is refused, unspent, rather than served after its caller gave up.
     """
 
     lanes: int = 1
@@ -107,49 +119,46 @@ class LaneSettings:
     queue_seconds: float = 0.7
 
 
-class Lane:
+class Lane(Generic[Made]):
     """One writer thread. Its methods below ``start`` run in that thread."""
 
     def __init__(
         self,
-        store: DrawStore,
+        desk: Desk[Made],
         *,
-        live: Callable[[], Mapping[int, LiveActivity]],
         now_ms: Callable[[], int],
         ids: Ids,
         hand_over: Callable[[Settled], None],
         hand_tasks: Callable[[Sequence[Task]], None],
-        fetch_stock: FetchStock,
         settings: LaneSettings,
     ) -> None:
-        self._store = store
-        self._live = live
+        self._desk = desk
+        self.noun = desk.noun
         self._now_ms = now_ms
         self._ids = ids
         self._hand_over = hand_over
         self._hand_tasks = hand_tasks
-        self._fetch_stock = fetch_stock
         self._settings = settings
         self._queue: SimpleQueue[Submission | None] = SimpleQueue()
-        self._thread = threading.Thread(target=self._run, name="lane", daemon=True)
+        self._thread = threading.Thread(target=self._run, name=f"{desk.noun} lane", daemon=True)
         self._accepting = True
         self._log_again_at = 0.0
         self._failures_unlogged = 0
-        self._fetch_until = 0.0
-        self.batches = self.draws = self.refusals = self.troubles = self.retries = 0
+        self._began = 0.0
+        self.batches = self.made = self.refusals = self.troubles = self.retries = 0
 
     def start(self) -> None:
-        """Begin to draw."""
+        """Begin to serve."""
         self._thread.start()
 
     def submit(self, submission: Submission) -> None:
         """Queue a request. Raises ``Overloaded`` when the queue is full or the lane is stopping."""
         if not self._accepting or self._queue.qsize() >= self._settings.queue_max:
-            raise Overloaded("Too many draws are waiting; nothing was spent. Try again in a moment.")
+            raise Overloaded(f"Too many {self.noun}s are waiting; nothing was spent. Try again in a moment.")
         self._queue.put(submission)
 
     def stop(self, *, timeout_seconds: float) -> bool:
-        """Draw what is queued, then end; whether that was done in time."""
+        """Serve what is queued, then end; whether that was done in time."""
         self._accepting = False
         self._queue.put(None)
         self._thread.join(timeout_seconds)
@@ -165,7 +174,7 @@ class Lane:
         while not last:
             batch, last = self._gather()
             try:
-                self._serve(self._in_time(batch))
+                self._answer(self._in_time(batch))
             except Exception:
                 log.exception("answers were lost; their callers learn the outcome by their request id")
 
@@ -190,51 +199,53 @@ class Lane:
         if not batch or batch[0].queued_at >= oldest:  # a queue: nobody waits longer than the first
             return batch
         late = [s for s in batch if s.queued_at < oldest]
-        self._settle_all(late, [Overloaded("The draw waited too long for its turn; nothing was spent.")] * len(late))
+        refusal = Overloaded(f"The {self.noun} waited too long for its turn; nothing was spent.")
+        self._settle_all(late, [refusal] * len(late))
         return batch[len(late) :]
 
-    def _serve(self, batch: list[Submission]) -> None:
+    def _answer(self, batch: list[Submission]) -> None:
         if not batch:
             return
-        self._fetch_until = time.monotonic() + FETCH_SECONDS_MAX
+        self._began = time.monotonic()
         now_ms = self._now_ms()
-        make = self._ids.make
-        requests = [DrawRequest(make(now_ms), s.user_id, s.activity_id, s.request_id) for s in batch]
-        result = self._draw(requests, now_ms)
+        make, request = self._ids.make, self._desk.request
+        requests = [request(make(now_ms), *s.asked) for s in batch]
+        result = self._serve(requests, now_ms)
         if result.tasks:
             self._hand_tasks(result.tasks)
         self._settle_all(batch, result.answers)
 
-    def _settle_all(self, batch: Sequence[Submission], answers: Sequence[Answer]) -> None:
+    def _settle_all(self, batch: Sequence[Submission], answers: Sequence[Made | BigmarketError]) -> None:
         self._count(answers)
         self._hand_over([(s.reply, answer) for s, answer in zip(batch, answers, strict=True)])
 
-    def _draw(self, requests: Sequence[DrawRequest], now_ms: int) -> BatchResult:
-        """Draw the batch; when something in it breaks the transaction, halve it until the poison stands alone."""
+    def _serve(self, requests: Sequence[Request], now_ms: int) -> BatchResult[Made]:
+        """Serve the batch; when something in it breaks the transaction, halve it until the poison stands alone."""
         try:
             return self._try(requests, now_ms)
         except StockShort as short:
-            return self._draw_apart(requests, short, now_ms)
+            return self._serve_apart(requests, short, now_ms)
         except Trouble as trouble:
             return self._failed(requests, trouble)
         except Exception as fault:
             if len(requests) == 1:
-                log.exception("draw failed", user_id=requests[0].user_id, activity_id=requests[0].activity_id)
-                return BatchResult([Trouble(f"The draw failed; nothing was spent ({type(fault).__name__}).")], [])
+                log.exception("request failed", noun=self.noun, request=requests[0])
+                failed = Trouble(f"The {self.noun} failed; nothing was spent ({type(fault).__name__}).")
+                return BatchResult([failed], [])
         middle = len(requests) // 2
-        left, right = self._draw(requests[:middle], now_ms), self._draw(requests[middle:], now_ms)
+        left, right = self._serve(requests[:middle], now_ms), self._serve(requests[middle:], now_ms)
         return BatchResult([*left.answers, *right.answers], [*left.tasks, *right.tasks])
 
-    def _draw_apart(self, requests: Sequence[DrawRequest], short: StockShort, now_ms: int) -> BatchResult:
-        """Draw those who miss nothing; then fetch what the others miss, and draw them: what came is used at once."""
+    def _serve_apart(self, requests: Sequence[Request], short: StockShort, now_ms: int) -> BatchResult[Made]:
+        """Serve those who miss nothing; then fetch what the others miss, and serve them: what came is used."""
         waiting = [request for request in requests if request.order_id in short.asked_as]
         ready = [request for request in requests if request.order_id not in short.asked_as]
-        results = {True: self._draw(ready, now_ms) if ready else BatchResult([], [])}
+        results = {True: self._serve(ready, now_ms) if ready else BatchResult[Made]([], [])}
         try:
-            if time.monotonic() > self._fetch_until:
-                raise Contention("Others kept taking the last units of a prize; nothing was spent. Try again.")
-            self._fetch_stock(short.wanted)
-            results[False] = self._draw(waiting, now_ms)
+            if time.monotonic() > self._began + FETCH_SECONDS_MAX:
+                raise Contention("Others kept taking the last units; nothing was spent. Try again.")
+            self._desk.fetch_stock(short.wanted)
+            results[False] = self._serve(waiting, now_ms)
         except Trouble as trouble:
             results[False] = self._failed(waiting, trouble)
         answers = {was_ready: iter(result.answers) for was_ready, result in results.items()}
@@ -243,21 +254,26 @@ class Lane:
             [task for result in results.values() for task in result.tasks],
         )
 
-    def _failed(self, requests: Sequence[DrawRequest], trouble: Trouble) -> BatchResult:
+    def _failed(self, requests: Sequence[Request], trouble: Trouble) -> BatchResult[Made]:
         self._log_failure(trouble)
         return BatchResult([trouble] * len(requests), [])
 
-    def _try(self, requests: Sequence[DrawRequest], now_ms: int) -> BatchResult:
-        """One transaction, tried again after a lost race, settled when its commit's fate is unknown."""
+    def _try(self, requests: Sequence[Request], now_ms: int) -> BatchResult[Made]:
+        """One transaction, tried again after a lost race, settled when its commit's fate is unknown.
+
+        Raises ``GuardMissed`` when something in the batch seems to be refused for ever.
+        """
         give_up_at = time.monotonic() + RETRY_SECONDS_MAX
         for attempt in range(1, ATTEMPTS_MAX + 1):
             try:
-                with self._store.drawing() as tx:
-                    result = draw_batch(tx, requests, live=self._live(), now_ms=now_ms)
+                with self._desk.open() as tx:
+                    result = self._desk.serve(tx, requests, now_ms=now_ms)
             except OutcomeUnknown:
                 return self._settle(requests, result)
-            except (GuardMissed, Contention):
+            except (GuardMissed, Contention) as lost:
                 self.retries += 1
+                if attempt == ATTEMPTS_MAX and self._may_halve(requests, lost):
+                    raise
                 if time.monotonic() > give_up_at:
                     break
                 if attempt < ATTEMPTS_MAX:
@@ -266,22 +282,22 @@ class Lane:
                 return result
         raise Contention("Others kept the database locked; nothing was spent. Try again.")
 
-    def _settle(self, requests: Sequence[DrawRequest], result: BatchResult) -> BatchResult:
-        """The connection was lost around the commit: look the orders up before answering.
+    def _may_halve(self, requests: Sequence[Request], lost: Exception) -> bool:
+        in_time = time.monotonic() < self._began + SPLIT_SECONDS_MAX
+        return isinstance(lost, GuardMissed) and len(requests) > 1 and in_time
 
-        A transaction is all or nothing, so one order that exists proves the whole batch.
-        """
-        drawn = list({answer.order_id: answer for answer in result.answers if isinstance(answer, Drawn)}.values())
+    def _settle(self, requests: Sequence[Request], result: BatchResult[Made]) -> BatchResult[Made]:
+        """The connection was lost around the commit: look before answering what became of it."""
+        made = [answer for answer in result.answers if not isinstance(answer, BigmarketError)]
         for _ in range(SETTLE_ATTEMPTS_MAX):
             try:
-                found = self._store.find_draws(drawn)
+                if self._desk.were_made(made):
+                    return result
             except Trouble:
                 time.sleep(SETTLE_WAIT_SECONDS)
                 continue
-            if all(answer.order_id in found for answer in drawn):
-                return result
             return BatchResult([Trouble("The database refused the commit; nothing was spent.")] * len(requests), [])
-        return BatchResult([OutcomeUnknown(_UNKNOWN)] * len(requests), [])
+        return BatchResult([_unknown(self.noun)] * len(requests), [])
 
     def _log_failure(self, trouble: Trouble) -> None:
         """Say that batches fail, once in ``LOG_SECONDS``: on a full disk there are thousands a second."""
@@ -291,45 +307,46 @@ class Lane:
             self._log_again_at = time.monotonic() + LOG_SECONDS
             self._failures_unlogged = 0
 
-    def _count(self, answers: Iterable[Answer]) -> None:
+    def _count(self, answers: Iterable[Made | BigmarketError]) -> None:
         self.batches += 1
         for answer in answers:
-            if isinstance(answer, Drawn):
-                self.draws += 1
+            if not isinstance(answer, BigmarketError):
+                self.made += 1
             elif isinstance(answer, Trouble):
                 self.troubles += 1
             else:
                 self.refusals += 1
 
 
-_UNKNOWN = "It is not known yet whether the draw was made; repeat it with the same request id to learn its outcome."
+def _unknown(noun: str) -> OutcomeUnknown:
+    return OutcomeUnknown(
+        f"It is not known yet whether the {noun} was made; repeat it with the same request id to learn its outcome."
+    )
 
 
 def set_futures(settled: Settled) -> None:
     """The hand-over for callers that wait in threads: replies are ``concurrent.futures.Future``."""
     for reply, answer in settled:
-        future: Future[Answer] = reply
+        future: Future[Any] = reply
         if future.set_running_or_notify_cancel():
             future.set_result(answer)
 
 
-class DrawShard(NamedTuple):
-    """A shard's store, who takes the tasks that its draws leave behind, and where units of other shards come from."""
+class LaneShard(NamedTuple, Generic[Made]):
+    """A shard's desk, and who takes the tasks that its work leaves behind."""
 
-    store: DrawStore
+    desk: Desk[Made]
     hand_tasks: Callable[[Sequence[Task]], None]
-    fetch_stock: FetchStock = nothing_elsewhere
 
 
-class LaneSet:
-    """All lanes: ``settings.lanes`` of each shard. ``shard_of`` gives a user's, from 0."""
+class LaneSet(Generic[Made]):
+    """All lanes of one kind: ``settings.lanes`` of each shard. ``shard_of`` gives a user's, from 0."""
 
     def __init__(
         self,
-        shards: Sequence[DrawShard],
+        shards: Sequence[LaneShard[Made]],
         *,
         shard_of: Callable[[str], int],
-        live: Callable[[], Mapping[int, LiveActivity]],
         now_ms: Callable[[], int],
         ids: Ids,
         settings: LaneSettings,
@@ -339,49 +356,55 @@ class LaneSet:
         self._lanes_each = settings.lanes
         self.lanes = tuple(
             Lane(
-                shard.store,
-                live=live,
+                shard.desk,
                 now_ms=now_ms,
                 ids=ids,
                 hand_over=hand_over,
                 hand_tasks=shard.hand_tasks,
-                fetch_stock=shard.fetch_stock,
                 settings=settings,
             )
             for shard in shards
             for _ in range(settings.lanes)
         )
 
+    @property
+    def noun(self) -> str:
+        """What a request asks for, where there are lanes."""
+        return self.lanes[0].noun
+
     def start(self) -> None:
         """Start every lane's thread."""
         for lane in self.lanes:
             lane.start()
 
-    def submit(self, user_id: str, activity_id: int, request_id: str | None, *, reply: object) -> None:
-        """Queue a draw; ``hand_over`` gets ``(reply, answer)``. Raises ``Overloaded``; then nothing was queued."""
+    def submit(self, user_id: str, *asked: Any, reply: object) -> None:
+        """Queue a request; ``hand_over`` gets ``(reply, answer)``. Raises ``Overloaded``; then nothing was queued.
+
+        ``user_id`` and ``asked`` are what the desk's ``request`` takes.
+        """
         lanes = self.lanes
         each = self._lanes_each
         lane = lanes[self._shard_of(user_id) * each + (crc32(user_id.encode()) % each if each > 1 else 0)]
-        lane.submit(Submission(user_id, activity_id, request_id, time.monotonic(), reply))
+        lane.submit(Submission((user_id, *asked), time.monotonic(), reply))
 
-    def draw(self, user_id: str, activity_id: int, request_id: str | None = None, *, timeout_seconds: float) -> Drawn:
-        """Draw and wait (with the default hand-over). Raises the refusal; ``OutcomeUnknown`` after the time-out."""
-        future: Future[Answer] = Future()
-        self.submit(user_id, activity_id, request_id, reply=future)
+    def ask(self, user_id: str, *asked: Any, timeout_seconds: float) -> Made:
+        """Submit and wait (with the default hand-over). Raises the refusal; ``OutcomeUnknown`` after the time-out."""
+        future: Future[Made | BigmarketError] = Future()
+        self.submit(user_id, *asked, reply=future)
         try:
             answer = future.result(timeout_seconds)
         except TimeoutError:
-            raise OutcomeUnknown(_UNKNOWN) from None
-        if isinstance(answer, Drawn):
-            return answer
-        raise answer
+            raise _unknown(self.noun) from None
+        if isinstance(answer, BigmarketError):
+            raise answer
+        return answer
 
     def stop(self, *, timeout_seconds: float) -> bool:
-        """Draw everything queued and end; whether all lanes did so in time."""
+        """Serve everything queued and end; whether all lanes did so in time."""
         deadline = time.monotonic() + timeout_seconds
         in_time = [lane.stop(timeout_seconds=max(0.0, deadline - time.monotonic())) for lane in self.lanes]
         return all(in_time)
 
     def stats(self) -> list[LaneStats]:
         """Counters per lane."""
-        return [LaneStats(x.batches, x.draws, x.refusals, x.troubles, x.retries) for x in self.lanes]
+        return [LaneStats(x.batches, x.made, x.refusals, x.troubles, x.retries) for x in self.lanes]

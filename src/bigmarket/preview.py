@@ -11,7 +11,8 @@ from bigmarket.activity.admission import open_activity
 from bigmarket.activity.model import LiveActivity
 from bigmarket.activity.quota import Counts, credit, empty_account, period_of, refusal, roll_over
 from bigmarket.activity.revision import Revision
-from bigmarket.draw import DrawRequest, DrawTx, Snapshot, StockKey, Ticket, admit
+from bigmarket.activity.stock import StockKey
+from bigmarket.draw import DrawRequest, DrawTx, Snapshot, Ticket, admit
 from bigmarket.errors import BigmarketError
 from bigmarket.strategy.forecast import Chance, forecast, odds_of
 from bigmarket.strategy.rules import RuleLock
@@ -56,11 +57,13 @@ def preview(tx: DrawTx, *, user_id: str, activity_id: int, live: Mapping[int, Li
     (ticket,) = admit([request], snapshot, live=live, now_ms=now_ms)
     assert isinstance(ticket, Ticket), ticket
     wheel = revision.wheel
+    won = tx.load_wins({(user_id, wheel.strategy_id, award_id): activity.epoch for award_id in wheel.limits})
     stock = tx.load_stock({(wheel.strategy_id, award_id): 1 for award_id in wheel.sectors})
     lines = forecast(
         wheel,
         Entry(user_id, ticket.ordinal),
         ordinal_today=ticket.ordinal_today,
+        wins={award_id: times_won for (_, _, award_id), times_won in won.items()},
         has_unit=lambda award_id: _has_unit(stock, (wheel.strategy_id, award_id)),
     )
     prospects = tuple(_prospects(revision, lines, ordinal_today=ticket.ordinal_today))
@@ -114,6 +117,8 @@ def _own_reason(wheel: Wheel, line: Chance, *, ordinal_today: int) -> str:
     if "rule_lock:TAKE_OVER" in verdicts:
         wait = _unlock_at(wheel, line.rolled_award_id) - ordinal_today
         return f"locked until {wait} more draw{'s' if wait > 1 else ''} today, {instead}"
+    if "rule_user_limit:TAKE_OVER" in verdicts:
+        return f"one user may win {wheel.limits[line.rolled_award_id]} and this one has, {instead}"
     if "rule_stock:ALLOW" in verdicts:
         return f"sold out, {instead}"
     return instead

@@ -9,7 +9,16 @@ from typing import NamedTuple
 from bigmarket.activity.revision import Revision
 from bigmarket.draw import roll_award
 from bigmarket.strategy.chain import Pick, pick
-from bigmarket.strategy.rules import RuleBlacklist, RuleLock, RuleLuckAward, RuleStock, RuleWeight
+from bigmarket.strategy.rules import (
+    RuleAllowlist,
+    RuleBlacklist,
+    RuleLock,
+    RuleLuckAward,
+    RuleStock,
+    RuleUserLimit,
+    RuleWeight,
+    TreeRule,
+)
 from bigmarket.strategy.rules.base import Entry, Given, Narrowed
 from bigmarket.strategy.tree import Won, walk
 
@@ -45,10 +54,14 @@ class StoredDraw(NamedTuple):
 
 
 class Facts(NamedTuple):
-    """What a trace says the draw was judged by: which draw of the user's it was, in all and that day."""
+    """What a trace says the draw was judged by: which draw of the user's it was, in all and that day.
+
+    ``won_before`` is how often the user had won the picked award, where that is limited (0 elsewhere).
+    """
 
     ordinal: int
     ordinal_today: int
+    won_before: int
     unit_taken: bool
     path: str
 
@@ -79,10 +92,10 @@ class Explanation:
 
 
 def read_trace(trace: str) -> Facts:
-    """The facts of ``ordinal/ordinal today|table|rule:VERDICT|...``."""
+    """The facts of ``ordinal/ordinal today|table|rule:VERDICT|...``, or ``ordinal/ordinal today/won before|...``."""
     head, path = trace.split("|", 1)
-    ordinal, ordinal_today = head.split("/")
-    return Facts(int(ordinal), int(ordinal_today), "rule_stock:TAKE_OVER" in path.split("|"), path)
+    ordinal, ordinal_today, *counted = map(int, head.split("/"))
+    return Facts(ordinal, ordinal_today, sum(counted), "rule_stock:TAKE_OVER" in path.split("|"), path)
 
 
 def explain(stored: StoredDraw, revision: Revision) -> Explanation:
@@ -90,7 +103,13 @@ def explain(stored: StoredDraw, revision: Revision) -> Explanation:
     facts = read_trace(stored.trace)
     wheel = revision.wheel
     picked = pick(wheel, Entry(stored.user_id, facts.ordinal), roll=partial(roll_award, stored.seed, stored.order_id))
-    won = walk(wheel, picked, ordinal_today=facts.ordinal_today, take_unit=lambda _: facts.unit_taken)
+    won = walk(
+        wheel,
+        picked,
+        ordinal_today=facts.ordinal_today,
+        won_before=facts.won_before,
+        take_unit=lambda _: facts.unit_taken,
+    )
     steps = (
         *_chain_steps(stored, facts, revision),
         _roll_step(picked, revision),
@@ -123,9 +142,9 @@ def _chain_steps(stored: StoredDraw, facts: Facts, revision: Revision) -> list[S
     for rule in revision.wheel.chain:
         answer = rule.judge(Entry(stored.user_id, facts.ordinal))
         match rule:
-            case RuleBlacklist():
+            case RuleAllowlist() | RuleBlacklist():
                 seen = f"user {stored.user_id}"
-                why = "the user is on the list" if answer else "the user is not on the list"
+                why = "the user is on the list" if stored.user_id in rule.users else "the user is not on the list"
             case RuleWeight():
                 seen = f"draw {facts.ordinal} of the user in this activity"
                 tiers = ", ".join(str(tier.at_draw) for tier in rule.tiers)
@@ -174,10 +193,12 @@ def _tree_steps(facts: Facts, picked: Pick, won: Won, revision: Revision) -> lis
     return steps
 
 
-def _node_said(rule: RuleLock | RuleStock | RuleLuckAward, facts: Facts, revision: Revision) -> tuple[str, str]:
+def _node_said(rule: TreeRule, facts: Facts, revision: Revision) -> tuple[str, str]:
     match rule:
         case RuleLock(unlock_at_draw=at):
             return f"draw {facts.ordinal_today} of the user's day", f"the award is unlocked from draw {at} of the day"
+        case RuleUserLimit(at_most=at_most):
+            return f"won {facts.won_before} before", f"one user may win {at_most} of it"
         case RuleStock():
             return "one unit wanted", "a unit was taken" if facts.unit_taken else "no unit was left"
         case RuleLuckAward(award_id=award_id):

@@ -6,6 +6,8 @@ import unicodedata
 
 from bigmarket.errors import BadInput
 
+KEY_MAX = 128  # characters of a user id or an out_business_no
+
 # Control, format (bidi and zero-width), lone surrogates, line and paragraph separators.
 _REFUSED_CATEGORIES = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp"})
 # Invisible too, though Unicode files them under letters and marks: joiner, Hangul fillers, Khmer inherent vowels.
