@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from typing import NamedTuple, Protocol
 
+from sqlalchemy import Connection
+
 from bigmarket.outbox.task import Backlog
+from bigmarket.storage.deliveries import delivery_backlog
 
 
 class BacklogStore(Protocol):
@@ -15,13 +19,18 @@ class BacklogStore(Protocol):
         """How many tasks wait, since when, and how many are parked."""
         ...
 
+    def reading(self) -> AbstractContextManager[Connection]:
+        """One read transaction."""
+        ...
+
 
 class Sample(NamedTuple):
-    """``shards`` in their order; ``queues`` are messages ready in the broker by queue; all at ``at_ms``."""
+    """Tasks and deliveries by shard, in order; ``queues`` are messages ready in the broker; all at ``at_ms``."""
 
     at_ms: int
     shards: Sequence[Backlog]
     queues: Mapping[str, int]
+    deliveries: Sequence[Backlog]
 
 
 class BacklogWatch:
@@ -42,5 +51,10 @@ class BacklogWatch:
     def look(self, _fencing: int) -> None:
         """Count everything. Raises ``Trouble``; what was counted by then is kept."""
         shards = [shard.backlog() for shard in self._shards]
-        self.latest = Sample(self._now_ms(), shards, {})
+        deliveries = [self._deliveries(shard) for shard in self._shards]
+        self.latest = Sample(self._now_ms(), shards, {}, deliveries)
         self.latest = self.latest._replace(queues=self._queue_depths())
+
+    def _deliveries(self, shard: BacklogStore) -> Backlog:
+        with shard.reading() as connection:
+            return delivery_backlog(connection)

@@ -1,4 +1,4 @@
-"""The work after the draw: relays, the broker's consumers, jobs, and the leases that say which process does what."""
+"""The work after the draw: relays, consumers, dispatchers, jobs, and the leases that say which process does what."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import time
 from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
+from bigmarket.jobs.dispatcher import Dispatcher
 from bigmarket.jobs.schedule import Schedule
 from bigmarket.outbox.relay import Relay
 from bigmarket.storage.leases import Leases
@@ -68,6 +69,7 @@ class Work(NamedTuple):
 
     relays: Sequence[Relay]
     consumers: Sequence[BrokerConsumer]
+    dispatchers: Sequence[Dispatcher]
     schedule: Schedule
     leases: Leases
     outgoing: Sequence[Outgoing]
@@ -75,18 +77,18 @@ class Work(NamedTuple):
     def start(self) -> None:
         """Begin."""
         self.leases.start()
-        parts: list[Part] = [*self.relays, *self.consumers, self.schedule]
+        parts: list[Part] = [*self.relays, *self.consumers, *self.dispatchers, self.schedule]
         for part in parts:
             part.start()
 
     def stop(self, *, timeout_seconds: float) -> bool:
         """Drain: no new job, the consumers finish their batch, the relays deliver what they hold, leases are let go.
 
-        Whether all of that was done in time.
+        Whether all of that was done in time. A call of a webhook may last longer; it is repeated at the next start.
         """
         give_up_at = time.monotonic() + timeout_seconds
         drained = True
-        parts: list[Part] = [self.schedule, *self.consumers, *self.relays]
+        parts: list[Part] = [self.schedule, *self.consumers, *self.relays, *self.dispatchers]
         for part in parts:
             drained = part.stop(timeout_seconds=max(0.0, give_up_at - time.monotonic())) and drained
         self.leases.stop()
@@ -97,5 +99,5 @@ class Work(NamedTuple):
 
 
 def relay_lease(shard: int) -> str:
-    """The lease of the process that scans a shard's outbox."""
+    """The lease of the process that scans a shard's outbox, and dispatches its deliveries."""
     return f"relay:{shard}"
