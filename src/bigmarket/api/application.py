@@ -1,7 +1,8 @@
-"""Puts the edge together: the draw route in front, FastAPI with v1, health and documentation behind it."""
+"""Puts the edge together: the hot calls in front, FastAPI with v1, health and documentation behind it."""
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from importlib.resources import as_file, files
 from typing import Any
 
@@ -10,20 +11,23 @@ from fastapi import FastAPI, Request, Response
 from fastapi.middleware.cors import CORSMiddleware
 from fastapi.openapi.docs import get_swagger_ui_html
 from fastapi.openapi.utils import get_openapi
-from fastapi.responses import RedirectResponse
 from fastapi.staticfiles import StaticFiles
 from starlette.exceptions import HTTPException
 
 from bigmarket.api import health, v1
-from bigmarket.api.auth import ServerKeys
-from bigmarket.api.draw_route import DRAW_PATH, EXPOSED, App, DrawRoute, Scope, Send, Waiting, error_reply
+from bigmarket.api.asgi import App, Receive, Scope, Send
+from bigmarket.api.auth import Callers
 from bigmarket.api.errors import NoSuchPath, Unreadable, broken
-from bigmarket.api.metrics import DrawMeter, Metrics
+from bigmarket.api.hot import EXPOSED, HotCalls, error_reply
+from bigmarket.api.limits import Limits
+from bigmarket.api.metrics import Metrics
 from bigmarket.api.openapi import components
-from bigmarket.api.reader import ClientGone, Receive
+from bigmarket.api.reader import ClientGone
 from bigmarket.api.snapshots import Snapshots
+from bigmarket.api.waiting import Waiting
 from bigmarket.app import World
 from bigmarket.errors import BigmarketError, Overloaded
+from bigmarket.web.page import add_player_page
 
 log = structlog.get_logger(__name__)
 
@@ -35,19 +39,23 @@ _ABOUT = """A raffle and rewards engine: weighted draws under rules, exactly onc
 Trouble of the machinery is HTTP 503 and never a losing ticket; `Bigmarket-Outcome` then says what was spent."""
 
 
-def build_app(world: World, *, waiting: Waiting, snapshots: Snapshots | None = None) -> App:
+def build_app(
+    world: World, *, waiting: Waiting, limits: Limits | None = None, snapshots: Snapshots | None = None
+) -> App:
     """The ASGI application that serves ``world``; ``waiting`` is where the world's lanes hand their answers to.
 
-    ``snapshots`` are the metrics of this service's other workers.
+    ``limits`` are those of the world's settings, unless given; ``snapshots`` are the metrics of this service's other
+    workers.
     """
-    meter = DrawMeter()
-    keys = ServerKeys(world.settings.server_keys)
+    calls = v1.hot_calls(world)
+    limits = limits or Limits.of(world.settings)
+    callers = Callers.of(world.settings, now_ms=world.now_ms)
     origins = list(world.settings.cors_origins)
     app = FastAPI(title="bigmarket", description=_ABOUT, docs_url=None, redoc_url=None, redirect_slashes=False)
-    metrics = Metrics(world, meter, snapshots=snapshots)
+    metrics = Metrics(world, {call.name: call.meter for call in calls.values()}, snapshots=snapshots)
     if snapshots is not None:
         snapshots.keep_writing(metrics.own)
-    _equip(app, world, metrics, keys)
+    _equip(app, world, metrics, callers=callers, limits=limits, hot=calls)
     app.add_middleware(
         CORSMiddleware,
         allow_origins=origins,
@@ -57,34 +65,41 @@ def build_app(world: World, *, waiting: Waiting, snapshots: Snapshots | None = N
     )
     app.include_router(v1.router)
     app.include_router(health.router)
-    _add_docs(app, keys)
-    return DrawRoute(app, world=world, waiting=waiting, keys=keys, meter=meter, origins=origins)
+    add_player_page(app, world)
+    _add_docs(app, callers)
+    return HotCalls(app, calls, world=world, waiting=waiting, callers=callers, limits=limits, origins=origins)
 
 
 def build_work_app(world: World) -> App:
     """The ASGI application of a process that does not draw: health and metrics only."""
     app = FastAPI(title="bigmarket work", openapi_url=None, docs_url=None, redoc_url=None, redirect_slashes=False)
-    _equip(app, world, Metrics(world, DrawMeter()), ServerKeys(world.settings.server_keys))
+    callers = Callers.of(world.settings, now_ms=world.now_ms)
+    _equip(app, world, Metrics(world, {}), callers=callers, limits=Limits(), hot=())
     app.include_router(health.router)
     return app
 
 
-def _equip(app: FastAPI, world: World, metrics: Metrics, keys: ServerKeys) -> None:
+def _equip(
+    app: FastAPI, world: World, metrics: Metrics, *, callers: Callers, limits: Limits, hot: Collection[str]
+) -> None:
     """What every application has: the World, its health, and our way to answer faults."""
     app.state.world = world
     app.state.metrics = metrics
     app.state.readiness = health.Readiness(world)
     app.add_exception_handler(BigmarketError, _on_error)
     app.add_exception_handler(HTTPException, _on_http_error)
-    app.add_middleware(Cold, keys=keys)
+    app.add_middleware(Cold, world=world, callers=callers, limits=limits, hot=hot)
 
 
 class Cold:
-    """ASGI: guards every route but the draw. Keys, a bound on requests at once, and no fault gets out as it is."""
+    """ASGI: guards all but the hot calls: who may call, how often, how many at once; no fault gets out as it is."""
 
-    def __init__(self, app: App, *, keys: ServerKeys) -> None:
+    def __init__(self, app: App, *, world: World, callers: Callers, limits: Limits, hot: Collection[str]) -> None:
         self._app = app
-        self._keys = keys
+        self._live = world.live
+        self._callers = callers
+        self._limits = limits
+        self._hot = hot
         self._running = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -101,7 +116,7 @@ class Cold:
 
         self._running += 1
         try:
-            self._admit(scope)
+            await self._admit(scope)
             await self._app(scope, receive, noting_start)
         except ClientGone:
             return
@@ -115,13 +130,18 @@ class Cold:
         finally:
             self._running -= 1
 
-    def _admit(self, scope: Scope) -> None:
+    async def _admit(self, scope: Scope) -> None:
         if self._running > COLD_REQUESTS_MAX:
             raise Overloaded("Too many requests are being served; nothing was spent. Try again in a moment.")
         if scope["path"].startswith("/api/"):
-            self._keys.check(dict(scope["headers"]).get(b"authorization"))
-        if scope["path"] == DRAW_PATH:
-            raise NoSuchPath(405, "Draws are made with POST.")
+            authorization = dict(scope["headers"]).get(b"authorization")
+            caller = self._callers.admit(scope["path"], authorization)
+            scope.setdefault("state", {})["caller"] = caller
+            switches = self._live.switches
+            if switches.limited:
+                await self._limits.spend(switches, scope, caller)
+        if scope["path"] in self._hot:
+            raise NoSuchPath(405, "This call is made with POST.")
 
 
 async def _send_error(error: BigmarketError, send: Send) -> None:
@@ -153,14 +173,10 @@ async def _on_http_error(request: Request, error: Exception) -> Response:
     return response
 
 
-def _add_docs(app: FastAPI, keys: ServerKeys) -> None:
+def _add_docs(app: FastAPI, callers: Callers) -> None:
     """``/docs`` with Swagger UI from this machine, not from the internet."""
     with as_file(files("fastapi_offline") / "static") as assets:
         app.mount("/docs/assets", StaticFiles(directory=assets), name="docs-assets")
-
-    @app.get("/", include_in_schema=False)
-    async def root() -> RedirectResponse:
-        return RedirectResponse("docs", status_code=307)
 
     @app.get("/docs", include_in_schema=False)
     async def docs() -> Response:
@@ -172,16 +188,19 @@ def _add_docs(app: FastAPI, keys: ServerKeys) -> None:
             swagger_favicon_url="docs/assets/favicon.png",
         )
 
-    document = _openapi(app, keys)
+    document = _openapi(app, callers)
     app.openapi = lambda: document  # type: ignore[method-assign]
 
 
-def _openapi(app: FastAPI, keys: ServerKeys) -> dict[str, Any]:
-    """The whole document, with the draw, which FastAPI does not route."""
+def _openapi(app: FastAPI, callers: Callers) -> dict[str, Any]:
+    """The whole document, with the hot calls, which FastAPI does not route."""
     document = get_openapi(title=app.title, version=app.version, description=app.description, routes=app.routes)
     document["paths"] |= v1.operations()
     document.setdefault("components", {}).setdefault("schemas", {}).update(components(v1.SCHEMAS))
-    if not keys.open:
-        document["components"]["securitySchemes"] = {"serverKey": {"type": "http", "scheme": "bearer"}}
-        document["security"] = [{"serverKey": []}]
+    document["components"]["securitySchemes"] = {
+        "serverKey": {"type": "http", "scheme": "bearer"},
+        "userToken": {"type": "http", "scheme": "bearer", "bearerFormat": "JWT"},
+    }
+    if not callers.open:
+        document["security"] = [{"serverKey": []}, {"userToken": []}] if callers.tokens_used else [{"serverKey": []}]
     return document

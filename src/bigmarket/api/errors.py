@@ -22,6 +22,7 @@ INFO: dict[str, str] = {
     "0006": "访问熔断拦截",
     "0007": "网关接口调用失败",
     "0008": "接口权限拦截",
+    "0009": "登录权限拦截",
     "ERR_BIZ_001": "抽奖策略权重规则已适用但未配置",
     "ERR_BIZ_002": "抽奖策略未装配",
     "ERR_BIZ_003": "活动未开启（非open状态）",
@@ -68,10 +69,49 @@ class NoSuchPath(Unreadable):
 
 
 class Unauthorized(BigmarketError):
-    """The caller showed no valid server key."""
+    """The caller showed no valid server key, or app token."""
 
     code = "unauthorized"
     v1_code = "0008"
+
+
+class Forbidden(Unauthorized):
+    """The caller is known, and this is not for them."""
+
+    code = "forbidden"
+
+
+class BadToken(BigmarketError):
+    """The caller showed no valid user token."""
+
+    code = "bad_token"
+    v1_code = "0009"
+
+
+class WrongUser(BadToken):
+    """The token is valid, and another user's."""
+
+    code = "wrong_user"
+
+
+class Degraded(BigmarketError):
+    """An operator has switched draws off for now."""
+
+    code = "degraded"
+    v1_code = "0004"
+    retryable = True
+
+
+class RateLimited(BigmarketError):
+    """The user or the address called too often; ``retry_seconds`` says when the next call may pass."""
+
+    code = "rate_limited"
+    v1_code = "0005"
+    retryable = True
+
+    def __init__(self, message: str, *, retry_seconds: int) -> None:
+        super().__init__(message)
+        self.retry_seconds = retry_seconds
 
 
 class Broken(BigmarketError):
@@ -91,9 +131,9 @@ def success(data: object) -> bytes:
     return encode(Envelope("0000", INFO["0000"], data))
 
 
-def refusal(error: BigmarketError) -> bytes:
+def refusal(error: BigmarketError, *, data: object = None) -> bytes:
     """The envelope of a call that did not."""
-    return encode(Envelope(error.v1_code, info_of(error)))
+    return encode(Envelope(error.v1_code, info_of(error), data))
 
 
 def info_of(error: BigmarketError) -> str:
@@ -108,7 +148,9 @@ def status_of(error: BigmarketError) -> int:
         return error.status
     if isinstance(error, Trouble):
         return 503
-    if isinstance(error, Unauthorized):
+    if isinstance(error, Forbidden | WrongUser):
+        return 403
+    if isinstance(error, Unauthorized | BadToken):
         return 401
     return 500 if isinstance(error, Broken) else 200
 
@@ -122,4 +164,6 @@ def headers_of(error: BigmarketError) -> list[tuple[bytes, bytes]]:
         ]
     if isinstance(error, Broken):
         return [(b"bigmarket-outcome", error.outcome.encode())]
-    return [(b"www-authenticate", b"Bearer")] if isinstance(error, Unauthorized) else []
+    if isinstance(error, RateLimited):
+        return [(b"retry-after", str(error.retry_seconds).encode())]
+    return [(b"www-authenticate", b"Bearer")] if status_of(error) == 401 else []

@@ -46,7 +46,7 @@ class Readiness:
 
     def __init__(self, world: World) -> None:
         self._world = world
-        self._stalled: dict[int, tuple[int, float]] = {}  # lane: its batches, and when they were first seen to stand
+        self._stalled: dict[str, tuple[int, float]] = {}  # lane: its batches, and when they were first seen to stand
 
     def reasons(self) -> list[str]:
         """Why draws should go elsewhere; empty when all is well."""
@@ -77,14 +77,15 @@ class Readiness:
         return f"Only {free >> 20} MiB of disk are free; at least {DISK_FREE_BYTES_MIN >> 20} are needed."
 
     def _lanes(self, now: float) -> list[str]:
-        """Lanes with draws in their queue that have not finished a batch for too long: dead or stuck."""
+        """Lanes with requests in their queue that have not finished a batch for too long: dead or stuck."""
         found = []
-        for index, lane in enumerate(self._world.lanes.lanes):
-            batches, since = self._stalled.get(index, (-1, now))
+        named = [(f"{x.noun} {n}", lane) for x in self._world.lane_sets for n, lane in enumerate(x.lanes)]
+        for name, lane in named:
+            batches, since = self._stalled.get(name, (-1, now))
             if lane.waiting == 0:
-                self._stalled.pop(index, None)
+                self._stalled.pop(name, None)
             elif lane.batches != batches:
-                self._stalled[index] = (lane.batches, now)
+                self._stalled[name] = (lane.batches, now)
             elif now - since > LANE_STALL_SECONDS_MAX:
-                found.append(f"Lane {index} has finished no batch for {now - since:.0f} s while draws wait.")
+                found.append(f"Lane {name} has finished no batch for {now - since:.0f} s while {lane.noun}s wait.")
         return found

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from itertools import accumulate
 
 from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector, ProcessCollector, generate_latest
@@ -13,6 +13,8 @@ from prometheus_client.registry import Collector
 
 from bigmarket.api.snapshots import Snapshots
 from bigmarket.app import World
+from bigmarket.jobs.backlog import Sample
+from bigmarket.jobs.dispatcher import sum_of
 from bigmarket.outbox.relay import total_of
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
@@ -20,8 +22,8 @@ BACKLOG_LEASE = "job:backlog"
 LATENCY_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
 
 
-class DrawMeter:
-    """Counts the answers of the draw route. Only the event loop's thread writes."""
+class CallMeter:
+    """Counts the answers of one hot call. Only the event loop's thread writes."""
 
     def __init__(self) -> None:
         self.buckets = [0] * (len(LATENCY_SECONDS) + 1)
@@ -29,17 +31,20 @@ class DrawMeter:
         self.refused: Counter[str] = Counter()
 
     def answered(self, seconds: float) -> None:
-        """A draw request was answered, whatever the answer."""
+        """A request was answered, whatever the answer."""
         self.buckets[bisect_left(LATENCY_SECONDS, seconds)] += 1
         self.seconds += seconds
 
 
 class Metrics(Collector):
-    """Reads a World and its draw route; with ``snapshots`` also tells what the service's other workers left there."""
+    """Reads a World and the meters of its hot calls, by name.
 
-    def __init__(self, world: World, draws: DrawMeter, *, snapshots: Snapshots | None = None) -> None:
+    With ``snapshots`` it also tells what the service's other workers left there.
+    """
+
+    def __init__(self, world: World, calls: Mapping[str, CallMeter], *, snapshots: Snapshots | None = None) -> None:
         self._world = world
-        self._draws = draws
+        self._calls = calls
         self._snapshots = snapshots
         self._registry = CollectorRegistry()
         ProcessCollector(registry=self._registry)
@@ -60,39 +65,66 @@ class Metrics(Collector):
         yield from self._lanes()
         yield from self._edge()
         yield from self._relay()
+        yield _counter(
+            "bigmarket_sku_sold_out", "Times that a sku was told to be sold out.", sum(self._world.sold_out)
+        )
         yield from self._consumers()
+        yield from self._dispatchers()
         yield from self._jobs()
         yield from self._backlog()
 
     def _lanes(self) -> Iterator[Metric]:
         stats = self._world.lanes.stats()
-        yield _counter("bigmarket_draws", "Draws made.", sum(s.draws for s in stats))
+        yield _counter("bigmarket_draws", "Draws made.", sum(s.made for s in stats))
         yield _counter("bigmarket_refusals", "Draws refused by the business.", sum(s.refusals for s in stats))
         yield _counter("bigmarket_troubles", "Draws failed by the machinery.", sum(s.troubles for s in stats))
         yield _counter(
             "bigmarket_lane_retries", "Transactions repeated after a lost race.", sum(s.retries for s in stats)
         )
-        answered = sum(s.draws + s.refusals + s.troubles for s in stats)
+        answered = sum(s.made + s.refusals + s.troubles for s in stats)
         batches = sum(s.batches for s in stats)
         yield _summary("bigmarket_batch_size", "Draws that shared a transaction.", batches, answered)
         waiting = sum(lane.waiting for lane in self._world.lanes.lanes)
         yield GaugeMetricFamily("bigmarket_lane_waiting", "Draws queued in the lanes.", value=waiting)
+        yield from self._kinds_of_lanes()
+
+    def _kinds_of_lanes(self) -> Iterator[Metric]:
+        """Lanes of every kind, draws among them."""
+        answers = CounterMetricFamily(
+            "bigmarket_lane_answers", "Requests answered, by what came of them.", labels=["kind", "answer"]
+        )
+        batches = CounterMetricFamily("bigmarket_lane_batches", "Transactions that answered them.", labels=["kind"])
+        retries = CounterMetricFamily("bigmarket_lane_repeats", "Those repeated after a lost race.", labels=["kind"])
+        queued = GaugeMetricFamily("bigmarket_lane_queued", "Requests queued.", labels=["kind"])
+        for lanes in self._world.lane_sets:
+            if not lanes.lanes:  # a process that only works
+                continue
+            stats = lanes.stats()
+            for answer, number in (
+                ("made", sum(s.made for s in stats)),
+                ("refused", sum(s.refusals for s in stats)),
+                ("trouble", sum(s.troubles for s in stats)),
+            ):
+                answers.add_metric([lanes.noun, answer], number)
+            batches.add_metric([lanes.noun], sum(s.batches for s in stats))
+            retries.add_metric([lanes.noun], sum(s.retries for s in stats))
+            queued.add_metric([lanes.noun], sum(lane.waiting for lane in lanes.lanes))
+        yield from (answers, batches, retries, queued)
 
     def _edge(self) -> Iterator[Metric]:
-        draws = self._draws
         bounds = [*(str(bound) for bound in LATENCY_SECONDS), "+Inf"]
-        yield HistogramMetricFamily(
-            "bigmarket_draw_request_seconds",
-            "From the draw request's headers to its answer.",
-            buckets=list(zip(bounds, map(float, accumulate(draws.buckets)), strict=True)),
-            sum_value=draws.seconds,
+        seconds = HistogramMetricFamily(
+            "bigmarket_request_seconds", "From a hot request's headers to its answer.", labels=["call"]
         )
         errors = CounterMetricFamily(
-            "bigmarket_draw_errors", "Draw requests not answered with an award.", labels=["code"]
+            "bigmarket_request_errors", "Hot requests refused or failed.", labels=["call", "code"]
         )
-        for code, count in list(draws.refused.items()):
-            errors.add_metric([code], count)
-        yield errors
+        for name, meter in self._calls.items():
+            buckets = list(zip(bounds, map(float, accumulate(meter.buckets)), strict=True))
+            seconds.add_metric([name], buckets, meter.seconds)
+            for code, count in list(meter.refused.items()):
+                errors.add_metric([name, code], count)
+        yield from (seconds, errors)
 
     def _relay(self) -> Iterator[Metric]:
         relay = total_of(self._world.work.relays)
@@ -118,6 +150,19 @@ class Metrics(Collector):
         yield _counter(
             "bigmarket_consumer_troubles", "Times that the machinery failed.", sum(s.troubles for s in stats)
         )
+
+    def _dispatchers(self) -> Iterator[Metric]:
+        stats = sum_of(self._world.work.dispatchers)
+        attempts = CounterMetricFamily(
+            "bigmarket_delivery_attempts",
+            "Attempts of deliveries that take more than a transaction.",
+            labels=["outcome"],
+        )
+        for outcome, count in (("done", stats.done), ("failed", stats.failed), ("parked", stats.parked)):
+            attempts.add_metric([outcome], count)
+        yield attempts
+        yield _counter("bigmarket_delivery_troubles", "Times that our own machinery failed.", stats.troubles)
+        yield GaugeMetricFamily("bigmarket_delivery_in_flight", "Attempts under way.", value=stats.in_flight)
 
     def _jobs(self) -> Iterator[Metric]:
         leases = GaugeMetricFamily("bigmarket_lease", "1: this process does it.", labels=["name"])
@@ -147,6 +192,7 @@ class Metrics(Collector):
             waiting.add_metric([str(index)], shard.waiting)
             lag.add_metric([str(index)], late_ms / 1000)
             parked.add_metric([f"shard {index}"], shard.parked)
+        yield from self._deliveries(sample)
         queued = GaugeMetricFamily("bigmarket_broker_messages", "Messages ready in the broker.", labels=["queue"])
         for queue, depth in sample.queues.items():
             queued.add_metric([queue], depth)
@@ -154,6 +200,19 @@ class Metrics(Collector):
             dead = sum(depth for queue, depth in sample.queues.items() if queue.endswith(".parked"))
             parked.add_metric(["broker"], dead)
             yield queued
+        yield from (waiting, lag, parked)
+
+    def _deliveries(self, sample: Sample) -> Iterator[Metric]:
+        waiting = GaugeMetricFamily("bigmarket_deliveries_waiting", "Deliveries not done.", labels=["shard"])
+        lag = GaugeMetricFamily("bigmarket_deliveries_lag_seconds", "How long the oldest is due.", labels=["shard"])
+        parked = GaugeMetricFamily(
+            "bigmarket_deliveries_parked", "Deliveries that wait for a person.", labels=["shard"]
+        )
+        for index, shard in enumerate(sample.deliveries):
+            late_ms = 0 if shard.oldest_ms is None else max(0, sample.at_ms - shard.oldest_ms)
+            waiting.add_metric([str(index)], shard.waiting)
+            lag.add_metric([str(index)], late_ms / 1000)
+            parked.add_metric([str(index)], shard.parked)
         yield from (waiting, lag, parked)
 
 

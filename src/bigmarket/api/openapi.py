@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from inspect import cleandoc
 from typing import Any
 
 import msgspec
@@ -17,19 +18,25 @@ WHEN: dict[str, str] = {
     "0001": "No such activity or strategy.",
     "0002": "A field is missing, blank, of the wrong type or not known; `info` names the field and the rule.",
     "0003": "The requestId was used for a draw in another activity.",
-    "0006": "Too many draws are waiting (HTTP 503); nothing was spent.",
-    "0008": "No valid server key (HTTP 401).",
+    "0004": "Draws are switched off for now; nothing was spent.",
+    "0005": "The user or the address calls too often; nothing was spent. Retry-After says when the next may come.",
+    "0006": "Too many requests are waiting (HTTP 503); nothing was spent.",
+    "0008": "No valid server key, or app token (HTTP 401); or no user's business (HTTP 403).",
+    "0009": "No valid user token (HTTP 401); or another user's (HTTP 403).",
     "ERR_BIZ_002": "The activity is not armed.",
     "ERR_BIZ_003": "The activity is not open.",
     "ERR_BIZ_004": "Now lies outside the activity's window.",
+    "ERR_BIZ_005": "The sku is sold out.",
     "ERR_BIZ_006": "No draw left in the account, or no account.",
     "ERR_BIZ_007": "No draw left this month.",
     "ERR_BIZ_008": "No draw left today.",
+    "ERR_CREDIT_001": "Not enough credits.",
 }
 
 _UNREADABLE = {
     "400": "The body is not JSON that every reader takes alike, or a query parameter is missing or no number.",
-    "401": "The server has keys and the caller showed none of them.",
+    "401": "No valid server key (0008), or no valid user token (0009).",
+    "403": "The user's token does not open this (0008), or it is another user's (0009).",
     "413": "The body is too large.",
     "415": "The body is not declared as JSON.",
 }
@@ -43,14 +50,22 @@ def operation(
     data: Any,
     example: Any,
     codes: Sequence[str],
+    description: str | None = None,
     body: type | None = None,
     body_example: Mapping[str, Any] | None = None,
-    query: Mapping[str, str] | None = None,
+    query: type | None = None,
+    when: Mapping[str, str] | None = None,
+    by_token: bool = False,
     response_headers: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:
-    """An OpenAPI operation of v1. ``codes`` are those beside 0000 that it can answer with HTTP 200."""
-    examples = {"0000": {"summary": WHEN["0000"], "value": _envelope("0000", example)}}
-    examples |= {code: {"summary": WHEN[code], "value": _envelope(code, None)} for code in codes}
+    """An OpenAPI operation of v1. ``codes`` are those beside 0000 that it can answer with HTTP 200.
+
+    ``query`` is a Struct whose fields are query parameters; ``when`` says of a code what it means here; ``by_token``
+    that the caller shows a user's token.
+    """
+    texts = {**WHEN, **(when or {})}
+    examples = {"0000": {"summary": texts["0000"], "value": _envelope("0000", example)}}
+    examples |= {code: {"summary": texts[code], "value": _envelope(code, None)} for code in codes}
     ok: dict[str, Any] = _content(_envelope_schema(data), examples)
     if response_headers:
         ok["headers"] = {
@@ -64,11 +79,12 @@ def operation(
     if body is not None:
         content = {"schema": {"$ref": _REF.format(name=body.__name__)}, "example": body_example}
         described["requestBody"] = {"required": True, "content": {"application/json": content}}
-    if query:
-        described["parameters"] = [
-            {"name": name, "in": "query", "required": True, "description": text, "schema": _INT64}
-            for name, text in query.items()
-        ]
+    if query is not None:
+        described["parameters"] = list(_parameters(query))
+    if description is not None:
+        described["description"] = cleandoc(description)
+    if by_token:
+        described["security"] = [{"userToken": []}]
     return described
 
 
@@ -77,7 +93,14 @@ def components(kinds: Sequence[type]) -> dict[str, Any]:
     return msgspec.json.schema_components(kinds, ref_template=_REF)[1]
 
 
-_INT64 = {"type": "integer", "format": "int64"}
+def _parameters(query: type) -> Iterator[dict[str, Any]]:
+    """The fields of a Struct as query parameters."""
+    ((_,), defined) = msgspec.json.schema_components([query], ref_template=_REF)
+    schema = defined[query.__name__]
+    for name, field in schema["properties"].items():
+        found = {"name": name, "in": "query", "required": name in schema["required"]}
+        text = {"description": field["description"]} if "description" in field else {}
+        yield {**found, **text, "schema": {key: value for key, value in field.items() if key != "description"}}
 
 
 def _faults() -> dict[str, Any]:

@@ -17,9 +17,11 @@ import uvicorn
 from anyio import to_thread
 
 from bigmarket.api.application import build_app, build_work_app
-from bigmarket.api.draw_route import Waiting
+from bigmarket.api.connection import SPARE, bounded
+from bigmarket.api.limits import Limits
 from bigmarket.api.listening import listening, url_of, warn_if_open
 from bigmarket.api.snapshots import Snapshots
+from bigmarket.api.waiting import Waiting
 from bigmarket.app import World
 from bigmarket.lanes import set_futures
 from bigmarket.logs import set_up_logs
@@ -29,6 +31,7 @@ log = structlog.get_logger(__name__)
 
 BACKLOG = 2048
 CONNECTIONS_MAX = 4096
+FILES_MAX = 256  # that the process needs for itself: databases, broker, logs
 KEEP_ALIVE_SECONDS = 75
 DRAIN_SECONDS = 2  # for requests in flight; then the World drains its lanes and its relay
 COLD_THREADS = 8  # as many as the store has readers
@@ -92,13 +95,16 @@ class Server(uvicorn.Server):
     ) -> None:
         self._waiting = waiting
         self._ready = ready
+        self._limits = Limits.of(world.settings)
         self.url = url_of(world.settings)
         super().__init__(
             uvicorn.Config(
-                build_work_app(world) if waiting is None else build_app(world, waiting=waiting, snapshots=snapshots),
+                build_work_app(world)
+                if waiting is None
+                else build_app(world, waiting=waiting, limits=self._limits, snapshots=snapshots),
                 interface="asgi3",
                 loop="auto",  # uvloop where there is one
-                http="httptools",
+                http=bounded(connections_max()),
                 ws="none",
                 lifespan="off",
                 access_log=False,
@@ -106,7 +112,6 @@ class Server(uvicorn.Server):
                 proxy_headers=False,
                 server_header=False,
                 backlog=BACKLOG,
-                limit_concurrency=connections_max(),
                 timeout_keep_alive=KEEP_ALIVE_SECONDS,
                 timeout_graceful_shutdown=DRAIN_SECONDS,
             )
@@ -123,6 +128,11 @@ class Server(uvicorn.Server):
             if self._ready is not None:
                 self._ready(self.url)
 
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Answer what is in flight, then let go."""
+        await super().shutdown(sockets)
+        await self._limits.close()
+
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
         """uvicorn would raise the signal again at the end, before the World has drained."""
@@ -136,11 +146,13 @@ def connections_max() -> int:
     except ImportError:
         return CONNECTIONS_MAX // 8
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = CONNECTIONS_MAX + 512
+    wanted = CONNECTIONS_MAX + SPARE + FILES_MAX
     if soft != resource.RLIM_INFINITY and soft < wanted:
         soft = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-    return CONNECTIONS_MAX if soft == resource.RLIM_INFINITY else max(16, min(CONNECTIONS_MAX, soft - 128))
+    if soft == resource.RLIM_INFINITY:
+        return CONNECTIONS_MAX
+    return max(16, min(CONNECTIONS_MAX, soft - SPARE - FILES_MAX))
 
 
 @contextmanager

@@ -1,0 +1,106 @@
+"""Who calls too often: a bucket for each user and for each address, in memory or, across processes, in Redis."""
+
+from __future__ import annotations
+
+import ipaddress
+import math
+from collections.abc import Sequence
+from functools import lru_cache
+
+from bigmarket.api.asgi import Scope
+from bigmarket.api.auth import Caller
+from bigmarket.api.buckets import Buckets, Draft
+from bigmarket.api.errors import RateLimited
+from bigmarket.api.redis_buckets import RedisBuckets
+from bigmarket.settings import Settings
+from bigmarket.switches import Switches
+
+Address = ipaddress.IPv4Address | ipaddress.IPv6Address
+Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+
+_IPV6_PREFIX = 64  # what one customer of a provider has
+_FORWARDED_MAX = 32  # addresses read of an X-Forwarded-For, from the right
+
+
+class Limits:
+    """Keeps the rates of ``Switches``. A caller with a server key speaks for many users: its address has no limit."""
+
+    def __init__(self, *, redis_url: str = "", proxies: Sequence[Network] = ()) -> None:
+        self._buckets = Buckets()
+        self._redis = RedisBuckets(redis_url) if redis_url else None
+        self._proxies = tuple(proxies)
+
+    @classmethod
+    def of(cls, settings: Settings) -> Limits:
+        """As the settings say."""
+        return cls(redis_url=settings.redis, proxies=settings.proxy_networks)
+
+    async def spend(self, switches: Switches, scope: Scope, caller: Caller, *, user_id: str | None = None) -> None:
+        """Count a call of the caller's, about this user. Raises ``RateLimited``; then it was not counted."""
+        drafts: list[Draft] = []
+        if switches.address_rate is not None and not caller.keyed:
+            drafts.append((f"address {address_of(scope, self._proxies)}", switches.address_rate))
+        if switches.user_rate is not None and user_id is not None:
+            drafts.append((f"user {user_id}", switches.user_rate))
+        if not drafts:
+            return
+        wait = None if self._redis is None else await self._redis.take(drafts)
+        if wait is None:
+            wait = self._buckets.take(drafts)
+        if wait > 0:
+            raise RateLimited("Too many calls; nothing was spent. Try again later.", retry_seconds=math.ceil(wait))
+
+    async def close(self) -> None:
+        """Give connections back."""
+        if self._redis is not None:
+            await self._redis.close()
+
+
+def address_of(scope: Scope, proxies: Sequence[Network]) -> str:
+    """Where the call comes from: the peer or, behind proxies of ours, the last address that is none of theirs.
+
+    An IPv6 address stands for its network of 64 bits.
+    """
+    client = scope.get("client")
+    peer = _address(client[0]) if client else None
+    if peer is None:
+        return "unknown"
+    if proxies and _within(peer, proxies):
+        for hop in reversed(_forwarded(scope)):
+            address = _address(hop)
+            if address is None:  # what is left of it is nobody's word
+                break
+            peer = address
+            if not _within(address, proxies):
+                break
+    return _bucket_of(peer)
+
+
+def _forwarded(scope: Scope) -> list[str]:
+    lines = [value.decode("latin-1") for name, value in scope["headers"] if name == b"x-forwarded-for"]
+    return [word.strip() for word in ",".join(lines).split(",")][-_FORWARDED_MAX:]
+
+
+@lru_cache(maxsize=65_536)
+def _address(text: str) -> Address | None:
+    """The address in ``1.2.3.4``, ``1.2.3.4:80``, ``::1`` or ``[::1]:80``."""
+    if text.startswith("["):
+        text = text[1:].partition("]")[0]
+    elif text.count(":") == 1:
+        text = text.partition(":")[0]
+    try:
+        address = ipaddress.ip_address(text)
+    except ValueError:
+        return None
+    mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
+    return mapped or address
+
+
+def _within(address: Address, networks: Sequence[Network]) -> bool:
+    return any(address in network for network in networks)
+
+
+def _bucket_of(address: Address) -> str:
+    if isinstance(address, ipaddress.IPv6Address):
+        return str(ipaddress.IPv6Network((int(address), _IPV6_PREFIX), strict=False))
+    return str(address)
