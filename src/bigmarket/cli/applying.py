@@ -16,6 +16,7 @@ from bigmarket.app import KIND_CHECKS
 from bigmarket.cli.console import Document, FilesInvalid, counted, problem_document, warning_lines
 from bigmarket.cli.results import changes_table, moment, pairs
 from bigmarket.errors import ConfigurationInvalid, Contention, Duplicate, NotFound, Problem
+from bigmarket.rebate.model import Rebate
 from bigmarket.storage.campaigns import read_campaign, write_campaign
 from bigmarket.storage.contract import Store
 
@@ -144,6 +145,11 @@ def _summary(campaign: Campaign) -> dict[str, object]:
         "awards": f"{len(strategy.awards)}, {limited} of them limited",
         "chain": ", ".join(rule.rule for rule in strategy.chain) or "none",
         "trees": ", ".join(tree.tree_id for tree in strategy.trees) or "none",
-        "skus": ", ".join(f"{sku.sku} ({sku.total_count:,} draws)" for sku in campaign.skus) or "none",
-        "rebates": ", ".join(f"{rebate.behavior}: {rebate.type}" for rebate in campaign.rebates) or "none",
+        "skus": ", ".join(f"{sku.sku} ({counted(sku.total_count, 'draw')})" for sku in campaign.skus) or "none",
+        "rebates": ", ".join(map(_rebate, campaign.rebates)) or "none",
     }
+
+
+def _rebate(rebate: Rebate) -> str:
+    often = f" every {rebate.streak_days} days in a row" if rebate.streak_days else ""
+    return f"{rebate.behavior}: {rebate.type}{often}"

@@ -15,13 +15,21 @@ from rich.text import Text
 
 from bigmarket.activity.armory import read_revision
 from bigmarket.activity.campaign import campaign_schema, schema_text
-from bigmarket.activity.orders import KEY_MAX, SKU_MAX
-from bigmarket.app import KIND_CHECKS, broker_parkings, new_seed, now_ms
-from bigmarket.cli import applying, demo, drawing, importing, results
-from bigmarket.cli import parking as lots
+from bigmarket.activity.orders import SKU_MAX
+from bigmarket.app import KIND_CHECKS, new_seed, now_ms
+from bigmarket.cli import applying, buying, demo, drawing, earning, importing, results
+from bigmarket.cli.claims import claim_commands
+from bigmarket.cli.codes import codes
 from bigmarket.cli.console import counted, counting, print_views, warning_lines, working
-from bigmarket.cli.session import Session, Stopped
-from bigmarket.errors import NotFound, Trouble
+from bigmarket.cli.credits import credit_commands
+from bigmarket.cli.deliveries import deliveries, delivery_line, delivery_of
+from bigmarket.cli.parked import parked_commands
+from bigmarket.cli.session import Json, Session, Stopped
+from bigmarket.cli.stages import stages
+from bigmarket.cli.switches import switches
+from bigmarket.cli.voids import void, void_commands, void_document, void_line
+from bigmarket.cli.webhooks import webhooks
+from bigmarket.errors import NotFound
 from bigmarket.importing.sources import stage_databases, stage_dumps
 from bigmarket.importing.terms import Options
 from bigmarket.preview import preview
@@ -31,11 +39,14 @@ from bigmarket.storage.campaign_rows import rows_where
 from bigmarket.storage.campaigns import load_live
 from bigmarket.storage.doctor import TASK_LAG_LIMIT_MS, examine
 from bigmarket.storage.escrowed import StockOfAll
+from bigmarket.storage.rebates_read import REBATES_MAX, rebate_orders
 from bigmarket.storage.replays import stored_draw
 from bigmarket.storage.schema import raffle_activity, seed_epoch
-from bigmarket.text import clean_text
+from bigmarket.storage.voids import void_of
+from bigmarket.text import KEY_MAX, clean_text
 
 TIMES_MAX = 100_000
+TOKEN_HOURS_MAX = 8760
 
 RUN, CAMPAIGNS, DRAWS, CARE = "Run", "Campaigns", "Draws", "Care"  # the panels of --help
 
@@ -45,12 +56,18 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-parking = typer.Typer(help="Tasks that failed too often and wait for a person.")
-app.add_typer(parking, name="parked", rich_help_panel=CARE)
+app.add_typer(parked_commands, name="parked", rich_help_panel=CARE)
+app.add_typer(deliveries, name="deliveries", rich_help_panel=CARE)
+app.add_typer(claim_commands, name="claims", rich_help_panel=CARE)
+app.add_typer(codes, name="codes", rich_help_panel=CARE)
+app.command("void", rich_help_panel=CARE)(void)
+app.add_typer(void_commands, name="voids", rich_help_panel=CARE)
+app.add_typer(webhooks, name="webhooks", rich_help_panel=CARE)
+app.add_typer(credit_commands, name="credits", rich_help_panel=DRAWS)
+app.add_typer(stages, name="stages", rich_help_panel=CAMPAIGNS)
+app.add_typer(switches, name="switches", rich_help_panel=RUN)
 
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout, errors included.")]
 ActivityId = Annotated[int, typer.Argument(metavar="ACTIVITY", min=1, max=SKU_MAX, help="Id of the activity.")]
-ParkedId = Annotated[str | None, typer.Argument(metavar="ID", help="Id of the parked task.")]
 User = Annotated[str, typer.Option("--user", metavar="USER", help="The user's id.")]
 
 
@@ -97,6 +114,23 @@ def run_work(ctx: typer.Context, as_json: Json = False) -> None:
 
     session: Session = ctx.obj
     raise typer.Exit(work(session.settings(), ready=lambda url: session.answer({"url": url}, as_json=as_json)))
+
+
+@app.command(rich_help_panel=RUN)
+def token(
+    ctx: typer.Context,
+    user: User,
+    hours: Annotated[
+        float, typer.Option("--hours", metavar="HOURS", min=0.01, max=TOKEN_HOURS_MAX, help="How long it is valid.")
+    ] = 12,
+    as_json: Json = False,
+) -> None:
+    """Print a token that lets a user call the API for themselves; the first of BIGMARKET_TOKEN_SECRETS signs it."""
+    from bigmarket.api.tokens import Tokens  # noqa: PLC0415  slow to import
+
+    session: Session = ctx.obj
+    signed = Tokens.of(session.settings(), now_ms=now_ms).sign(user, hours=hours)
+    session.answer({"user": user, "token": signed, "hours": hours}, Text(signed), as_json=as_json)
 
 
 @app.command("demo", rich_help_panel=RUN)
@@ -242,13 +276,18 @@ def recharge(
         order = world.recharge(user, sku=sku, out_business_no=out_business_no)
         account = demo.account_after(world, order)
     total, month, day = order.counts
-    counted = f"{total:,} draws, at most {month:,} more a month and {day:,} more a day"
+    draws = f"{counted(total, 'draw')}, at most {month:,} more a month and {day:,} more a day"
     line = (
-        Text(f"{order.out_business_no} was credited before ({counted}); nothing was changed.", "yellow")
+        Text(f"{order.out_business_no} was credited before ({draws}); nothing was changed.", "yellow")
         if order.repeated
-        else Text(f"{order.user_id} was credited with {counted}, in activity {order.activity_id}.", "green")
+        else Text(f"{order.user_id} was credited with {draws}, in activity {order.activity_id}.", "green")
     )
     session.answer(results.recharge_document(order, account), line, results.account_table(account), as_json=as_json)
+
+
+app.command(rich_help_panel=DRAWS)(buying.exchange)
+app.command(rich_help_panel=DRAWS)(buying.place)
+app.command(rich_help_panel=DRAWS)(buying.orders)
 
 
 @app.command(rich_help_panel=DRAWS)
@@ -297,12 +336,21 @@ def explain(
     wanted = clean_text(order_id, name="order id", max_length=KEY_MAX)
     with session.stores() as stores:
         stored = stored_draw(stores, wanted.upper())
-    if stored is None:
-        raise NotFound(f"There is no draw with order id {wanted}.")
+        if stored is None:
+            raise NotFound(f"There is no draw with order id {wanted}.")
+        delivery = delivery_of(stores, stored.user_id, stored.order_id)
+        with stores.of(stored.user_id).reading() as connection:
+            voided = void_of(connection, stored.order_id)
     explanation = derive_again(stored, read_revision(stored.document))
     session.answer(
-        results.explanation_document(stored, explanation),
+        {
+            **results.explanation_document(stored, explanation),
+            "delivery": delivery,
+            "voided": void_document(voided),
+        },
         *results.explanation_views(stored, explanation),
+        delivery_line(delivery),
+        void_line(voided),
         as_json=as_json,
     )
     if not explanation.matches:
@@ -329,6 +377,53 @@ def odds(ctx: typer.Context, activity_id: ActivityId, user: User, as_json: Json 
         results.odds_table(seen),
         as_json=as_json,
     )
+
+
+@app.command(rich_help_panel=DRAWS)
+def behave(  # noqa: PLR0917  an option each
+    ctx: typer.Context,
+    user: User,
+    behavior: Annotated[str, typer.Option("--behavior", metavar="NAME", help="What the user did, such as sign.")],
+    activity_id: Annotated[
+        int | None,
+        typer.Option(
+            "--activity",
+            metavar="ACTIVITY",
+            min=1,
+            max=SKU_MAX,
+            help="Id of the activity; without, all that are open.",
+        ),
+    ] = None,
+    out_business_no: Annotated[
+        str | None,
+        typer.Option("--out-business-no", metavar="NUMBER", help="Its number, which counts once; without, the day."),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Take a user's behavior, such as signing in, once; what it earns is given at once."""
+    session: Session = ctx.obj
+    with session.running_world() as world:
+        behaved = earning.behave(world, user, behavior, activity_id=activity_id, out_business_no=out_business_no)
+    session.answer(earning.behaved_document(behaved), *earning.behaved_views(behaved), as_json=as_json)
+
+
+@app.command(rich_help_panel=DRAWS)
+def rebates(
+    ctx: typer.Context,
+    user: User,
+    limit: Annotated[
+        int, typer.Option("--limit", metavar="N", min=1, max=REBATES_MAX, help="How many at most.")
+    ] = 20,
+    as_json: Json = False,
+) -> None:
+    """List what a user's behavior earned, newest first, and whether it was given."""
+    session: Session = ctx.obj
+    user_id = clean_text(user, name="user", max_length=KEY_MAX)
+    with session.stores() as stores:
+        store = stores.of(user_id)
+        with store.reading() as connection:
+            orders = rebate_orders(connection, store.split, user_id, limit=limit)
+    session.answer(earning.rebates_document(user_id, orders), earning.rebates_view(orders), as_json=as_json)
 
 
 # --- moving in ----------------------------------------------------------------------------------------------------
@@ -400,75 +495,3 @@ def doctor(ctx: typer.Context, as_json: Json = False) -> None:
     )
     if broken:
         raise typer.Exit(1)
-
-
-@parking.command("list")
-def parked_list(ctx: typer.Context, as_json: Json = False) -> None:
-    """List what is parked, in the stores and in the broker, with the reason of each."""
-    session: Session = ctx.obj
-    brokers = broker_parkings(session.settings())
-    with session.stores() as stores:
-        found = lots.in_stores(stores)
-    try:
-        found += lots.in_broker(brokers)
-    except Trouble as trouble:
-        raise Stopped(trouble, results.parked_documents(found), results.parked_table(found)) from trouble
-    nothing = Text("Nothing is parked.", "green") if not found else None
-    session.answer(results.parked_documents(found), nothing or results.parked_table(found), as_json=as_json)
-
-
-@parking.command("redrive")
-def parked_redrive(
-    ctx: typer.Context,
-    message_id: ParkedId = None,
-    everything: Annotated[bool, typer.Option("--all", help="Everything that is parked.")] = False,
-    as_json: Json = False,
-) -> None:
-    """Send a parked task out again, or all of them; whoever relays finds them within a second."""
-    session: Session = ctx.obj
-    _choose_one(message_id, everything=everything)
-    brokers = broker_parkings(session.settings())
-    with session.stores() as stores:
-        count = lots.redrive(stores, brokers, message_id=message_id, now_ms=now_ms())
-    again = "task is" if count.done == 1 else "tasks are"
-    line = f"{count.done:,} {again} due again; whoever relays delivers within a second."
-    _answer_count(session, "redriven", count, Text(line), as_json=as_json)
-
-
-@parking.command("drop")
-def parked_drop(
-    ctx: typer.Context,
-    message_id: ParkedId = None,
-    everything: Annotated[bool, typer.Option("--all", help="Everything that is parked.")] = False,
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Drop without asking.")] = False,
-    as_json: Json = False,
-) -> None:
-    """Give a parked task up for good, or all of them: what was won is not delivered, and its record says so.
-
-    In a terminal it asks first; elsewhere --all needs --yes.
-    """
-    session: Session = ctx.obj
-    _choose_one(message_id, everything=everything)
-    asks = not yes and not as_json and sys.stdin.isatty()
-    if everything and not yes and not asks:
-        raise typer.BadParameter("nobody can be asked here; add --yes to drop everything that is parked")
-    what = "everything that is parked" if everything else f"task {message_id}"
-    if asks and not typer.confirm(f"Drop {what} for good?", err=True):
-        session.answer({"dropped": 0}, Text("Nothing was dropped."), as_json=as_json)
-        return
-    brokers = broker_parkings(session.settings())
-    with session.stores() as stores:
-        count = lots.drop(stores, brokers, message_id=message_id, now_ms=now_ms())
-    _answer_count(session, "dropped", count, Text(f"Dropped: {counted(count.done, 'task')}."), as_json=as_json)
-
-
-def _choose_one(message_id: str | None, *, everything: bool) -> None:
-    if (message_id is None) is not everything:
-        raise typer.BadParameter("give the ID of a parked task, or --all")
-
-
-def _answer_count(session: Session, name: str, count: lots.Count, line: Text, *, as_json: bool) -> None:
-    """What was done; when the broker then did not answer, that too."""
-    if count.trouble is not None:
-        raise Stopped(count.trouble, {name: count.done}, line)
-    session.answer({name: count.done}, line, as_json=as_json)

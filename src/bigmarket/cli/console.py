@@ -45,6 +45,17 @@ def print_json(document: Mapping[str, Any]) -> None:
     sys.stdout.flush()
 
 
+def print_json_list(name: str, items: Iterable[Document]) -> None:
+    """One JSON document with a list of any length, printed as its items come."""
+    sys.stdout.write(f'{{"{name}": [')
+    between = "\n"
+    for item in items:
+        sys.stdout.write(f"{between}{json.dumps(item, ensure_ascii=False, default=str)}")
+        between = ",\n"
+    sys.stdout.write("]}\n")
+    sys.stdout.flush()
+
+
 def print_views(*views: RenderableType | None) -> None:
     """Results for people; None is left out."""
     console = stdout()

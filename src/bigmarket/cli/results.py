@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from fractions import Fraction
+from typing import Literal
 from zoneinfo import ZoneInfo
 
 from rich.box import SIMPLE_HEAD
@@ -29,10 +30,14 @@ REVEAL_AFTER_MS = 5_000  # a closed epoch's seed stays secret while a server may
 
 
 def table(*columns: str, title: str | None = None, right: Iterable[str] = ()) -> Table:
-    """An empty table; ``right`` names the columns of numbers. Cells are ``Text``, so nothing in them is markup."""
+    """An empty table; ``right`` names the columns of numbers. Cells are ``Text``, so nothing in them is markup.
+
+    Ids keep to one line, however narrow the screen, so that they can be copied.
+    """
     made = Table(title=title, title_justify="left", title_style="bold", box=SIMPLE_HEAD, pad_edge=False)
     for column in columns:
-        made.add_column(column, justify="right" if column in right else "left", overflow="fold")
+        justify: Literal["left", "right"] = "right" if column in right else "left"
+        made.add_column(column, justify=justify, overflow="fold", no_wrap=column in {"id", "order"})
     return made
 
 

@@ -8,9 +8,11 @@ import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
+import typer
 from rich.console import RenderableType
+from rich.text import Text
 
 from bigmarket.app import World, open_stores
 from bigmarket.cli.console import print_json, print_views
@@ -18,6 +20,8 @@ from bigmarket.errors import BigmarketError, NotFound
 from bigmarket.logs import set_up_logs
 from bigmarket.settings import PREFIX, Settings, load_settings
 from bigmarket.storage.installation import Stores
+
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout, errors included.")]
 
 _ROUTINE_LEVELS = ("info", "warning")  # a command's own answer says what these would
 
@@ -80,6 +84,19 @@ class Session:
             print_json(document)
         else:
             print_views(*views)
+
+    def may_drop(self, what: str | None, *, yes: bool, as_json: bool) -> bool:
+        """Whether to drop it (None: everything that is parked) for good; in a terminal the person is asked first.
+
+        Raises BadParameter where nobody can be asked whether to drop everything.
+        """
+        asks = not yes and not as_json and sys.stdin.isatty()
+        if what is None and not yes and not asks:
+            raise typer.BadParameter("nobody can be asked here; add --yes to drop everything that is parked")
+        if asks and not typer.confirm(f"Drop {what or 'everything that is parked'} for good?", err=True):
+            self.answer({"dropped": 0}, Text("Nothing was dropped."), as_json=as_json)
+            return False
+        return True
 
     def command_line(self, rest: str) -> str:
         """How this program is called here, for lines to copy."""

@@ -22,6 +22,8 @@ UNSOURCED = Fault(
     "Q3", "credited draws that no completed order explains", "an order import-opening-<user>-<activity> explains them"
 )
 
+SUPERSEDED = "an unpaid order of a sku that the user ordered again later: it has expired"
+
 _STATES = {"completed": "completed", "complete": "completed", "wait_pay": "wait_pay"}
 
 
@@ -30,6 +32,7 @@ def map_account(part: Part, draws: Draws) -> list[NewRow]:
     quota = [values for row in part.mine(r.QuotaOrderRow) if (values := _quota_order(part, row)) is not None]
     account = _account(part, draws, ordered=bool(quota))
     rows = [NewRow(t.raffle_activity_order, "raffle_activity_order", values) for values in quota]
+    rows += [NewRow(t.unpaid_order, None, values) for values in _waiting(part, quota)]
     if account is None:
         return rows
     opening = _opening(part, quota, account)
@@ -59,6 +62,22 @@ def _quota_order(part: Part, row: r.QuotaOrderRow) -> Values | None:
         "out_business_no": business,
         "order_time_ms": when,
     }
+
+
+def _waiting(part: Part, quota: list[Values]) -> list[Values]:
+    """Of each sku the newest unpaid order waits, until now: it is completed if it was paid, and expires if not.
+
+    Older ones expire here.
+    """
+    newest: dict[int, Values] = {}
+    for order in sorted(quota, key=lambda values: values["order_time_ms"]):
+        if order["state"] == "wait_pay":
+            if (older := newest.get(order["sku"])) is not None:
+                older["state"] = "expired"
+                part.report.note(SUPERSEDED, key=part.key(older["order_id"]))
+            newest[order["sku"]] = order
+    names = ("user_id", "sku", "order_id", "out_business_no")
+    return [{**{name: order[name] for name in names}, "expire_at_ms": part.terms.now_ms} for order in newest.values()]
 
 
 def _account(part: Part, draws: Draws, *, ordered: bool) -> Values | None:

@@ -10,23 +10,24 @@ from sqlalchemy import Connection, insert
 
 from bigmarket.activity.armory import warnings_of
 from bigmarket.activity.campaign import Campaign
-from bigmarket.draw import StockKey
+from bigmarket.activity.stock import SKUS, StockKey
 from bigmarket.errors import BadInput, ConfigurationInvalid, Duplicate, Problem
 from bigmarket.importing import reference as r
 from bigmarket.importing.campaigns import Mapped
 from bigmarket.importing.drafting import Configuration
+from bigmarket.importing.load_stages import STAGES, load_stages
 from bigmarket.importing.report import CampaignResult, Report
 from bigmarket.importing.terms import ActivityFacts, Options, Target, facts_of
 from bigmarket.storage import schema as t
 from bigmarket.storage.arming import arm_installation
 from bigmarket.storage.campaigns import Armed, load_live, read_campaign, write_campaign
 from bigmarket.storage.installation import Stores
-from bigmarket.storage.transfers import SKUS, standings
+from bigmarket.storage.transfers import standings
 
 UNUSED = "no imported activity uses it"
 REFUSED = "its activity was refused"
 REBATE_CLOSED = "closed: it earns nothing"
-STAGE = "which activity a channel shows is not kept here"
+STAGE = "its activity is not here"
 AWARD_RULE = "a rule of an award (rule_type 2): trees took its place"
 
 _FATES = {"imported": "written", "there already": "there_already"}  # of the rows of a campaign, by its outcome
@@ -53,6 +54,7 @@ def load_campaigns(
         for table, places in item.used.items():
             for place in places:
                 used[table].setdefault(place, result.outcome)
+    used[STAGES] = load_stages(configuration.rows.get(STAGES, []), facts, target, options)
     _tell_rows(configuration, used, report)
     return facts
 

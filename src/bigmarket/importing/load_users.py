@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 from sqlalchemy import Column, ColumnElement, Connection, Table, insert, or_, select, update
 from sqlalchemy.exc import IntegrityError
 
-from bigmarket.draw import StockKey
+from bigmarket.activity.stock import SKUS, StockKey
 from bigmarket.errors import BigmarketError, Contention
 from bigmarket.ids import Ids
 from bigmarket.importing.mapping import map_user
@@ -26,7 +26,7 @@ from bigmarket.storage import schema as t
 from bigmarket.storage.escrow import Escrow
 from bigmarket.storage.installation import Stores
 from bigmarket.storage.routing import SplitTables, part_of
-from bigmarket.storage.transfers import SKUS, named, standings
+from bigmarket.storage.transfers import named, standings
 
 USERS_PER_CHUNK = 200
 ROWS_PER_CHUNK = 5_000
@@ -36,16 +36,18 @@ KEYS_PER_QUERY = 500  # an IN list longer than a thousand is refused by some eng
 LATE = "its user is here already: what came later is not brought over"
 TAKEN = "its number belongs to another row here"
 
-#: Tables in the order they are written, with what names a row; an account's row is named by its activity, too.
+#: Tables in the order they are written, with what names a row; where that is the user, the row's whole key does.
 _KEYS: Mapping[Table, Column[Any]] = {
     t.raffle_activity_account: t.raffle_activity_account.c.user_id,
     t.raffle_activity_order: t.raffle_activity_order.c.order_id,
+    t.unpaid_order: t.unpaid_order.c.order_id,
     t.user_raffle_order: t.user_raffle_order.c.order_id,
     t.user_award_record: t.user_award_record.c.order_id,
     t.task: t.task.c.message_id,
     t.user_credit_account: t.user_credit_account.c.user_id,
     t.user_credit_order: t.user_credit_order.c.order_id,
     t.user_behavior_rebate_order: t.user_behavior_rebate_order.c.order_id,
+    t.user_behavior: t.user_behavior.c.user_id,
 }
 #: What else must be unique.
 _NUMBERS: Mapping[Table, Column[Any]] = {
@@ -202,6 +204,8 @@ def _look(connection: Connection, users: Sequence[MappedUser]) -> _Here:
 def _key_of(table: Table, values: Mapping[str, Any]) -> object:
     if table is t.raffle_activity_account:
         return values["user_id"], values["activity_id"]
+    if table is t.user_behavior:
+        return tuple(values[column.name] for column in table.primary_key)
     return values[_KEYS[table].name]
 
 
@@ -222,13 +226,13 @@ class _Plan:
 def _plan(users: Sequence[MappedUser], here: _Here) -> _Plan:
     plan = _Plan(users)
     for user in users:
-        records: set[object] = set()  # new ones
+        owners: set[object] = set()  # order ids of new rows that others belong to
         for row in user.rows:
-            fate = _fate(row, here, records)
+            fate = _fate(row, here, owners)
             if fate is None:
                 plan.fresh[row.table].append(row)
-                if row.table is t.user_award_record:
-                    records.add(row.values["order_id"])
+                if row.table in (t.user_award_record, t.raffle_activity_order):
+                    owners.add(row.values["order_id"])
                 continue
             plan.known.add(user.user_id)
             if row.source is not None and fate:
@@ -238,11 +242,11 @@ def _plan(users: Sequence[MappedUser], here: _Here) -> _Plan:
     return plan
 
 
-def _fate(row: NewRow, here: _Here, records: set[object]) -> str | None:
+def _fate(row: NewRow, here: _Here, owners: set[object]) -> str | None:
     """None for a new row, blank for one that is here, else the reason why it is left out."""
     key = _key_of(row.table, row.values)
-    if row.table is t.task:  # a task that is done is gone, so its record tells whether it was here
-        return None if key in records else ""
+    if row.table in (t.task, t.unpaid_order):  # once done it is gone, so its owner tells whether it was here
+        return None if key in owners else ""
     owner = here.owners[row.table.name].get(key)
     if owner is not None:
         return "" if owner == row.values["user_id"] else TAKEN
@@ -273,7 +277,7 @@ def _write(connection: Connection, plan: _Plan, split: SplitTables) -> None:
     for row in plan.fresh[t.user_award_record]:
         taken[row.values["strategy_id"], row.values["award_id"]] += 1
     for row in plan.fresh[t.raffle_activity_order]:
-        taken[SKUS, row.values["sku"]] += 1
+        taken[SKUS, row.values["sku"]] += row.values["state"] != "expired"
     _count_sold(connection, taken)
 
 

@@ -11,6 +11,7 @@ from bigmarket.importing import reference as r
 from bigmarket.importing.report import Fault, Report
 from bigmarket.importing.terms import Terms
 from bigmarket.importing.users import NewRow, UserRows, moment_ms, opening_id, opening_number
+from bigmarket.rebate.behavior import CALENDAR, day_before
 from bigmarket.storage import schema as t
 
 BALANCE = Fault(
@@ -31,7 +32,8 @@ Values = dict[str, Any]
 
 
 def map_points(user: UserRows, terms: Terms, report: Report) -> Iterator[NewRow]:
-    """The credit account first, so that who is there already is known; then its orders and the rebate orders."""
+    """The credit account first, so that who is there already is known; then its orders, what behavior earned, and
+    the behaviors themselves, which only their rebates tell of."""
     orders = [values for row in user.of(r.CreditOrderRow) if (values := _order(row, terms, report)) is not None]
     account = _account(user, orders, terms, report)
     if account is not None:
@@ -41,9 +43,12 @@ def map_points(user: UserRows, terms: Terms, report: Report) -> Iterator[NewRow]
         yield NewRow(t.user_credit_order, "user_credit_order", values)
     if account is not None and (opening := _opening(account, orders, terms, report)) is not None:
         yield NewRow(t.user_credit_order, None, opening)
-    for row in user.of(r.RebateOrderRow):
-        if (rebate := _rebate(row, terms, report)) is not None:
-            yield NewRow(t.user_behavior_rebate_order, "user_behavior_rebate_order", rebate)
+    rebates = [values for row in user.of(r.RebateOrderRow) if (values := _rebate(row, terms, report)) is not None]
+    _give_homes(rebates, terms)
+    for values in rebates:
+        yield NewRow(t.user_behavior_rebate_order, "user_behavior_rebate_order", values)
+    for values in _behaviors(rebates):
+        yield NewRow(t.user_behavior, None, values)
 
 
 def _order(row: r.CreditOrderRow, terms: Terms, report: Report) -> Values | None:
@@ -127,8 +132,47 @@ def _rebate(row: r.RebateOrderRow, terms: Terms, report: Report) -> Values | Non
         "rebate_desc": row.rebate_desc,
         "out_business_no": row.out_business_no or own_number,
         "biz_id": terms.number(table, row.biz_id, row.user_id),
+        "state": "completed",
         "create_time_ms": when,
     }
+
+
+def _give_homes(rebates: list[Values], terms: Terms) -> None:
+    """Say which activity each rebate is of: that of its sku, or of the sku that the same behavior earned, else the
+    first that rewards the behavior; 0 when there is none."""
+    owner = {str(sku): activity_id for activity_id, facts in terms.activities.items() for sku in facts.skus}
+    homes: dict[tuple[str, str], int] = {}
+    for values in rebates:
+        if values["rebate_type"] == "sku" and values["rebate_config"] in owner:
+            homes[_done(values)] = owner[values["rebate_config"]]
+    for values in rebates:
+        behavior = values["behavior_type"]
+        rewarding = sorted(id_ for id_, facts in terms.activities.items() if behavior in facts.behaviors)
+        values["activity_id"] = homes.get(_done(values), rewarding[0] if rewarding else 0)
+
+
+def _behaviors(rebates: list[Values]) -> Iterator[Values]:
+    """What the user did to earn them, each once, with the days in a row of sign-ins."""
+    found: dict[tuple[int, str, str], Values] = {}
+    for values in sorted(rebates, key=lambda values: str(values["out_business_no"])):
+        key = (values["activity_id"], *_done(values))
+        if values["activity_id"] == 0 or key in found:
+            continue
+        before = day_before(key[2]) if key[1] in CALENDAR else None
+        earlier = found.get((key[0], key[1], before or ""))
+        found[key] = {
+            "user_id": values["user_id"],
+            "activity_id": key[0],
+            "behavior_type": key[1],
+            "out_business_no": key[2],
+            "streak": 1 + (earlier["streak"] if earlier else 0),
+            "create_time_ms": values["create_time_ms"],
+        }
+    yield from found.values()
+
+
+def _done(values: Values) -> tuple[str, str]:
+    return values["behavior_type"], values["out_business_no"]
 
 
 def _created(table: str, row: r.UserRow, terms: Terms, report: Report, *, key: str) -> int | None:

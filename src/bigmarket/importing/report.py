@@ -82,7 +82,7 @@ class Report:
     skipped: dict[tuple[str, str], Tally] = field(default_factory=dict)  # by table and reason
     faults: dict[tuple[Fault, bool], Tally] = field(default_factory=dict)  # and whether it was mended
     notes: dict[str, Tally] = field(default_factory=dict)
-    added: Counter[str] = field(default_factory=Counter)  # rows that only a repair made, by our table
+    added: Counter[str] = field(default_factory=Counter)  # rows that have no source, by our table
     campaigns: list[CampaignResult] = field(default_factory=list)
     users: int = 0
     users_done: int = 0

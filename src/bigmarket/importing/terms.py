@@ -45,12 +45,17 @@ class Options:
 
 @dataclass(frozen=True, slots=True)
 class ActivityFacts:
-    """What mapping a user's rows needs of an activity here; ``epoch`` is None until it is armed."""
+    """What mapping a user's rows needs of an activity here; ``epoch`` is None until it is armed.
+
+    ``skus`` are its own, ``behaviors`` those that it rewards.
+    """
 
     zone: ZoneInfo
     places: Mapping[int, int]  # award -> its place on the wheel
     awards: Mapping[int, Award]
     epoch: int | None
+    skus: frozenset[int]
+    behaviors: frozenset[str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +79,9 @@ def facts_of(campaign: Campaign, *, epoch: int | None) -> ActivityFacts:
     """What is known of a campaign's activity."""
     places = {award.award_id: award.sort for award in campaign.strategy.awards}
     awards = {award.award_id: award for award in campaign.awards}
-    return ActivityFacts(_known(campaign.activity.time_zone), places, awards, epoch)
+    skus = frozenset(sku.sku for sku in campaign.skus)
+    behaviors = frozenset(rebate.behavior for rebate in campaign.rebates)
+    return ActivityFacts(_known(campaign.activity.time_zone), places, awards, epoch, skus, behaviors)
 
 
 def _known(time_zone: str) -> ZoneInfo:

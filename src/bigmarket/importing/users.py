@@ -23,7 +23,7 @@ UNPLACED = "misplaced: the reference looks for this user in another database or 
 
 
 class NewRow(NamedTuple):
-    """A row for one of our tables; ``source`` is the reference's table, None when only a repair makes it."""
+    """A row for one of our tables; ``source`` is the reference's table, None when there is no such row there."""
 
     table: Table
     source: str | None
