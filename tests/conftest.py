@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterator
 
 import pytest
+import redis
 
 from databases import Databases
 
@@ -16,6 +17,18 @@ def databases(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Databases]:
     made = Databases(tmp_path_factory.mktemp("databases"))
     yield made
     made.close()
+
+
+@pytest.fixture(scope="session")
+def redis_url() -> str:
+    """A real Redis: that of ``TEST_REDIS_URL`` (no setting of ours, so without our prefix)."""
+    url = os.environ.get("TEST_REDIS_URL", "redis://127.0.0.1:6379/15")
+    try:
+        with redis.Redis.from_url(url, socket_timeout=1, socket_connect_timeout=1) as client:
+            client.ping()
+    except redis.RedisError as error:
+        pytest.skip(f"no Redis for tests at {url}; set TEST_REDIS_URL ({error})")
+    return url
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -75,7 +75,7 @@ task: user_id topic message_id message state |""".splitlines()
 
 def configuration(*, up: bool) -> Tables:
     """One activity with the faults that the reference's own data has: it cannot be armed as it is."""
-    keys = ["user_credit_random", "openai_use_count", "openai_model", "openai_use_count"]
+    keys = ["user_credit_random", "vip_days", "gift_card", "vip_days"]  # the last three are unknown here
     configs = ["1,100", "5", "gpt-4", "10"]
     titles = ["points", "five uses", "a model", "ten uses"]
     trees = ["tree_luck", "tree_luck", "tree_lock", "tree_luck"]
@@ -83,7 +83,7 @@ def configuration(*, up: bool) -> Tables:
         "award": [
             {"award_id": 101 + n, "award_key": keys[n], "award_config": configs[n], "award_desc": titles[n]}
             for n in range(4)
-        ] + [{"award_id": 199, "award_key": "openai_model", "award_config": "x", "award_desc": "on no wheel"}],
+        ] + [{"award_id": 199, "award_key": "gift_card", "award_config": "x", "award_desc": "on no wheel"}],
         "daily_behavior_rebate": [
             _rebate("sign", "sku", str(SKU)), _rebate("sign", "integral", "10"),
             _rebate("openai_pay", "integral", "10", state="close"),

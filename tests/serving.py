@@ -13,8 +13,8 @@ from time import monotonic, sleep
 import httpx
 
 from bigmarket.activity.campaign import parse_campaign
-from bigmarket.api.draw_route import Waiting
 from bigmarket.api.server import Server, listening
+from bigmarket.api.waiting import Waiting
 from bigmarket.app import World
 from bigmarket.logs import set_up_logs
 from bigmarket.settings import load_settings

@@ -12,8 +12,9 @@ from typing import Any
 from sqlalchemy import Connection, text
 
 from bigmarket.activity.campaign import Campaign, parse_campaign
+from bigmarket.activity.stock import StockKey
 from bigmarket.app import KIND_CHECKS, World
-from bigmarket.draw import Answer, StockKey
+from bigmarket.draw import Answer
 from bigmarket.settings import Settings, load_settings
 from bigmarket.storage import transfers
 from bigmarket.storage.campaigns import write_campaign
@@ -50,6 +51,13 @@ strategy:
       lines:
         - {from: rule_lock, to: rule_stock, when: ALLOW}
         - {from: rule_lock, to: rule_luck_award, when: TAKE_OVER}
+        - {from: rule_stock, to: rule_luck_award, when: ALLOW}
+    - tree_id: one_each
+      root: rule_user_limit
+      nodes: [{rule: rule_user_limit, at_most: 1}, {rule: rule_stock}, {rule: rule_luck_award, award_id: 1}]
+      lines:
+        - {from: rule_user_limit, to: rule_stock, when: ALLOW}
+        - {from: rule_user_limit, to: rule_luck_award, when: TAKE_OVER}
         - {from: rule_stock, to: rule_luck_award, when: ALLOW}
 awards:
   - {award_id: 1, kind: user_credit_blacklist, config: "1"}
@@ -119,7 +127,7 @@ def users(world: World, shard: int, number: int) -> list[str]:
 
 def draw(world: World, user: str) -> int:
     """One draw; the award."""
-    return world.lanes.draw(user, 1, timeout_seconds=WAIT).award_id
+    return world.lanes.ask(user, 1, None, timeout_seconds=WAIT).award_id
 
 
 def draw_all(world: World, names: list[str]) -> list[Answer]:

@@ -11,8 +11,10 @@ from sqlalchemy import select, text
 
 from bigmarket.activity.armory import compile_revision, window_ms
 from bigmarket.activity.campaign import Campaign, load_campaign, parse_campaign
+from bigmarket.activity.delivery import Facts
 from bigmarket.activity.model import LiveActivity
-from bigmarket.activity.orders import Bundle, recharge
+from bigmarket.activity.orders import recharge
+from bigmarket.activity.quota import Bundle
 from bigmarket.app import KIND_CHECKS
 from bigmarket.award.records import SeedOf
 from bigmarket.ids import Ids
@@ -72,6 +74,16 @@ def small_campaign() -> Campaign:
     return parse_campaign(SMALL, kinds=KIND_CHECKS)
 
 
+def limited_campaign(told: str = SMALL, *, at_most: int) -> Campaign:
+    """The campaign of ``told``, like ``SMALL``, where a user may win so many mugs and as many lamps."""
+    limit = f"{{rule: rule_user_limit, at_most: {at_most}}}, "
+    within = "{from: rule_user_limit, to: rule_stock, when: ALLOW}, "
+    beyond = "{from: rule_user_limit, to: rule_luck_award, when: TAKE_OVER}, "
+    told = told.replace("root: rule_stock", "root: rule_user_limit")
+    told = told.replace("nodes: [{rule: rule_stock}", f"nodes: [{limit}{{rule: rule_stock}}")
+    return parse_campaign(told.replace("lines: [", f"lines: [{within}{beyond}"), kinds=KIND_CHECKS)
+
+
 def live_of(campaign: Campaign, *, epoch: int = 1, seed: bytes = SEED) -> LiveActivity:
     """A campaign as lanes see it once it is armed."""
     begin_ms, end_ms = window_ms(campaign.activity)
@@ -85,6 +97,7 @@ def live_of(campaign: Campaign, *, epoch: int = 1, seed: bytes = SEED) -> LiveAc
         zone=ZoneInfo(campaign.activity.time_zone),
         revision=compile_revision(campaign),
         epoch=epoch,
+        epoch_open_ms=0,
         seed=seed,
     )
 
@@ -125,6 +138,13 @@ def bundles(store: Store) -> Callable[[int], Bundle | None]:
         return {sku: queries.bundle_of(connection, sku) for sku in skus}.get
 
 
+def facts(store: Store) -> Facts:
+    """What consumers on ``store`` know."""
+    with store.reading() as connection:
+        live = load_live(connection, {})
+    return Facts(seeds(store), lambda: live)
+
+
 def seeds(store: Store) -> SeedOf:
     """The seeds in ``store``."""
 
@@ -149,5 +169,5 @@ def assert_healthy(store: Store, *, now_ms: int = NOON) -> None:
 
 __all__ = [
     "DAY", "EXAMPLES", "HOUR", "IDS", "NOON", "SEED", "SMALL", "assert_healthy", "bundles", "count", "give",
-    "install", "live_of", "load_campaign", "seeds", "small_campaign",
+    "install", "limited_campaign", "live_of", "load_campaign", "seeds", "small_campaign",
 ]  # fmt: skip

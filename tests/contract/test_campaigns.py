@@ -32,7 +32,7 @@ from bigmarket.strategy.dice import seed_hash
 from databases import Databases
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
-KINDS: dict[str, KindCheck] = dict.fromkeys(("user_credit_random", "physical", "nothing"), lambda _: None)
+KINDS: dict[str, KindCheck] = dict.fromkeys(("user_credit_random", "code", "physical", "nothing"), lambda _: None)
 NOW = 1_770_000_000_000
 
 
@@ -99,16 +99,26 @@ def campaigns(draw: st.DrawFn) -> Campaign:
             "tree_id": tree_id,
             "name": draw(maybe_texts),
             "root": "rule_lock",
-            "nodes": [{"rule": "rule_lock", "unlock_at_draw": draw(counts)}, {"rule": "rule_stock"}, luck],
+            "nodes": [
+                {"rule": "rule_lock", "unlock_at_draw": draw(counts)},
+                {"rule": "rule_user_limit", "at_most": draw(counts)},
+                {"rule": "rule_stock"},
+                luck,
+            ],
             "lines": [
                 {"from": "rule_lock", "when": "TAKE_OVER", "to": "rule_luck_award"},
-                {"from": "rule_lock", "when": "ALLOW", "to": "rule_stock"},
+                {"from": "rule_lock", "when": "ALLOW", "to": "rule_user_limit"},
+                {"from": "rule_user_limit", "when": "TAKE_OVER", "to": "rule_luck_award"},
+                {"from": "rule_user_limit", "when": "ALLOW", "to": "rule_stock"},
                 {"from": "rule_stock", "when": "ALLOW", "to": "rule_luck_award"},
             ],
         }
         for tree_id in draw(st.lists(keys, min_size=1, max_size=3, unique=True))
     ]
-    blacklist = {"rule": "rule_blacklist", "award_id": fallback, "users": draw(st.lists(texts, max_size=3))}
+    lists = [
+        {"rule": rule, "award_id": fallback, "users": draw(st.lists(texts, max_size=3))}
+        for rule in ("rule_blacklist", "rule_allowlist")
+    ]
     tiers = draw(st.lists(counts, min_size=1, max_size=3, unique=True))
     weight = {"rule": "rule_weight", "tiers": [{"at_draw": at, "awards": award_ids} for at in tiers]}
     sector = st.builds(
@@ -146,11 +156,11 @@ def campaigns(draw: st.DrawFn) -> Campaign:
         "strategy": {
             "strategy_id": draw(ids),
             "name": draw(texts),
-            "chain": draw(st.permutations([blacklist, weight]).flatmap(lambda rules: st.sampled_from([rules, []]))),
+            "chain": draw(st.permutations([*lists, weight]).flatmap(lambda rules: st.sampled_from([rules, []]))),
             "awards": [
                 draw(sector)
                 | {"award_id": number, "sort": place}
-                | ({"stock": draw(st.integers(0, 2**53 - 1))} if number in limited else {})
+                | ({"stock": draw(st.integers(0, 2**53 - 1))} if number in limited else {"tree": None})
                 for place, number in enumerate(award_ids, 1)
             ],
             "trees": draw(st.permutations(trees)),
@@ -160,7 +170,11 @@ def campaigns(draw: st.DrawFn) -> Campaign:
             for number in draw(st.permutations(award_ids))
         ],
         "rebates": [{"behavior": draw(keys), "type": "sku", "sku": number} for number in skus[:1]]
-        + [{"behavior": behavior, "type": "integral", "credits": 5} for behavior in draw(st.sets(keys, max_size=2))],
+        + [{"behavior": behavior, "type": "integral", "credits": 5} for behavior in draw(st.sets(keys, max_size=2))]
+        + [
+            {"behavior": "sign", "type": "integral", "credits": 7, "streak_days": days}
+            for days in draw(st.sets(st.integers(2, 366), max_size=2))
+        ],
     }
     return Campaign.model_validate_json(json.dumps(data), strict=True)
 
@@ -233,10 +247,19 @@ def stock_of(connection: Connection) -> dict[int, tuple[int | None, int]]:
 
 def test_arming_makes_a_revision_stock_and_a_seed_epoch(connection: Connection) -> None:
     result = armed(connection, example())
-    assert (result.changed, result.epoch, result.awards, result.warnings) == (True, 1, 8, ())
+    assert (result.changed, result.epoch, result.awards) == (True, 1, 8)
+    assert [warning.reason for warning in result.warnings] == [
+        "pool `payment-coupon` has 0 codes, but 100 can be won"
+    ]
     assert result.seed_sha256 == seed_hash((1).to_bytes(32))
     assert stock_of(connection) == {101: (None, 0)} | dict.fromkeys(range(102, 109), (100, 0))
-    assert {row.sku: row.alloc for row in connection.execute(select(t.sku_stock))} == {9001: 100, 9011: 100_000}
+    assert {row.sku: row.alloc for row in connection.execute(select(t.sku_stock))} == {
+        9001: 100,
+        9011: 100_000,
+        9012: 10_000,
+        9013: 10_000,
+        9014: 10_000,
+    }
     stored = connection.execute(select(t.activity_revision)).one()
     assert (stored.revision_id, stored.document) == (result.revision_id, canonical_json(example()))
 

@@ -11,8 +11,9 @@ from typing import Any
 import pytest
 from sqlalchemy import Connection, insert, select, text, update
 
+from bigmarket.activity.delivery import DeliveryTx
 from bigmarket.award.message import SEND_AWARD, SendAward, encode
-from bigmarket.award.records import DeliveryTx, RecordKey, roll_credit
+from bigmarket.award.records import RecordKey, roll_credit
 from bigmarket.bus.in_process import InProcessBus
 from bigmarket.credit.model import CreditTrade
 from bigmarket.draw import AwardRecordRow, Outcome
@@ -24,7 +25,9 @@ from bigmarket.outbox.relay import Relay
 from bigmarket.outbox.task import ATTEMPTS_MAX, BACKOFF_MAX_MS, GRACE_MS, Task, failed
 from bigmarket.storage import schema as t
 from bigmarket.storage.contract import Store
-from support import count, seeds
+from bigmarket.storage.delivery_tx import SqlDeliveryTx
+from databases import on_mysql
+from support import count, facts
 
 SEED = b"0123456789abcdef0123456789abcdef"
 NOW = 1_790_000_000_000
@@ -84,7 +87,7 @@ def win(store: Store, count: int, *, users: int = 7) -> list[Task]:
 
 
 def bus_of(store: Any, clock: Clock) -> InProcessBus:
-    return InProcessBus(store, CONSUMERS, now_ms=clock, seed_of=seeds(store))
+    return InProcessBus(store, CONSUMERS, now_ms=clock, facts=facts(store))
 
 
 def relay_of(store: Store, clock: Clock, *, bus: InProcessBus | None = None) -> Relay:
@@ -215,7 +218,7 @@ def closed_account(store: Store) -> Task:
 POISONS: dict[str, tuple[Callable[[Store], Task], str]] = {
     "a kind that nobody delivers": (lambda _: task_of("ann", kind="physical"), "NotFound: No kind 'physical'"),
     "a config that cannot be read": (lambda _: task_of("ann", config="5,1"), "BadInput: min 5 must not be above"),
-    "a topic without consumer": (lambda _: task_of("ann", topic="send_rebate"), "NotFound: No consumer for topic"),
+    "a topic without consumer": (lambda _: task_of("ann", topic="send_thanks"), "NotFound: No consumer for topic"),
     "a message that is no JSON": (lambda _: bad_json(), "DecodeError"),
     "a seed that is gone": (lambda _: task_of("ann", epoch=2), "NotFound: Activity 1 has no seed epoch 2"),
     "a closed credit account": (closed_account, "CreditAccountClosed"),
@@ -431,6 +434,26 @@ def test_contention_is_waited_out_without_counting(store: Store, clock: Clock) -
 
 
 # --- the outbox's queries -----------------------------------------------------------------------------------------
+
+
+@on_mysql
+def test_credits_never_go_to_an_account_that_was_opened_and_closed_meanwhile(store: Store) -> None:
+    closed = {"user_id": "ann", "total_cents": 0, "available_cents": 0, "account_status": "close"}
+    trade = CreditTrade(IDS.make(NOW), "ann", "award", 100, "one")
+    with pytest.raises(Contention), store.delivering() as tx:
+        assert isinstance(tx, SqlDeliveryTx)
+        select_rows = tx._bulk.select
+
+        def select_then_others_write(template: str, rows: Sequence[Any]) -> list[Any]:
+            found = select_rows(template, rows)
+            if template == tx._sql.find_accounts and not found:
+                with store.writing() as connection:
+                    connection.execute(insert(t.user_credit_account).values(closed))
+            return found
+
+        tx._bulk.select = select_then_others_write  # type: ignore[method-assign]
+        tx.add_credits([trade], now_ms=NOW)
+    assert count(store, "SELECT COUNT(*) FROM user_credit_order") == 0
 
 
 def test_due_tasks_are_those_whose_time_has_come_oldest_first(store: Store, clock: Clock) -> None:

@@ -10,7 +10,8 @@ import pytest
 from sqlalchemy import insert, text
 
 from bigmarket.activity.model import LiveActivity
-from bigmarket.draw import Answer, Drawn, DrawRequest, GuardMissed, Outcome, StockKey, draw_batch
+from bigmarket.activity.stock import GuardMissed, StockKey
+from bigmarket.draw import Answer, Drawn, DrawRequest, Outcome, draw_batch
 from bigmarket.errors import Contention, QuotaExhausted
 from bigmarket.storage import schema as t
 from bigmarket.storage.campaigns import load_live

@@ -11,10 +11,12 @@ from typing import Any
 
 import pytest
 
-from bigmarket.draw import Answer, Drawn
+from bigmarket.activity.stock import GuardMissed
+from bigmarket.desks import DrawDesk
+from bigmarket.draw import Answer, Drawn, Outcome
 from bigmarket.errors import Contention, OutcomeUnknown, Overloaded, StorageFull, Trouble
 from bigmarket.ids import Ids
-from bigmarket.lanes import DrawShard, LaneSet, LaneSettings
+from bigmarket.lanes import LaneSet, LaneSettings, LaneShard
 from bigmarket.storage.campaigns import load_live
 from bigmarket.storage.contract import Store
 from bigmarket.storage.sqlite import SqliteStore
@@ -31,20 +33,19 @@ def users(store: Store) -> list[str]:
     return names
 
 
-def lanes_on(store: Any, *, settings: LaneSettings | None = None) -> LaneSet:
+def lanes_on(store: Any, *, settings: LaneSettings | None = None) -> LaneSet[Drawn]:
     with store.reading() as connection:
         live = load_live(connection, {})
     return LaneSet(
-        [DrawShard(store, lambda _: None)],
+        [LaneShard(DrawDesk(store, live=lambda: live), lambda _: None)],
         shard_of=lambda _: 0,
-        live=lambda: live,
         now_ms=lambda: NOON,
         ids=Ids(),
         settings=settings or LaneSettings(queue_seconds=WAIT),
     )
 
 
-def submit(lanes: LaneSet, users: Sequence[str], *, request_id: str | None = None) -> list[Future[Answer]]:
+def submit(lanes: LaneSet[Drawn], users: Sequence[str], *, request_id: str | None = None) -> list[Future[Answer]]:
     futures: list[Future[Answer]] = [Future() for _ in users]
     for user, future in zip(users, futures, strict=True):
         lanes.submit(user, 1, request_id, reply=future)
@@ -91,7 +92,7 @@ def test_users_hashed_to_several_lanes_all_draw(store: Store, users: list[str]) 
     lanes.start()
     assert all(isinstance(a, Drawn) for a in answers(submit(lanes, users * 5)))
     assert lanes.stop(timeout_seconds=WAIT)
-    assert all(stats.draws for stats in lanes.stats())
+    assert all(stats.made for stats in lanes.stats())
     assert_healthy(store)
 
 
@@ -131,6 +132,34 @@ def test_poison_fails_alone(store: Store, users: list[str]) -> None:
     poisoned = got[13]
     assert isinstance(poisoned, Trouble)
     assert poisoned.outcome == "none"
+    assert lanes.stop(timeout_seconds=WAIT)
+    assert_healthy(store)
+
+
+class _Guarded(_Wrapped):
+    """Has a guard that refuses whatever is written for a certain user: another key was used up, say."""
+
+    @contextmanager
+    def drawing(self) -> Iterator[Any]:
+        with self._store.drawing() as tx:
+            apply = tx.apply
+
+            def refused(outcome: Outcome) -> None:
+                if any(order.user_id == "u13" for order in outcome.orders):
+                    raise GuardMissed("user_raffle_order")
+                apply(outcome)
+
+            tx.apply = refused  # type: ignore[method-assign]
+            yield tx
+
+
+def test_a_guard_that_never_gives_way_refuses_one_and_not_its_neighbours(store: Store, users: list[str]) -> None:
+    lanes = lanes_on(_Guarded(store))
+    futures = submit(lanes, users)
+    lanes.start()
+    got = answers(futures)
+    assert [user for user, a in zip(users, got, strict=True) if not isinstance(a, Drawn)] == ["u13"]
+    assert isinstance(got[13], Contention)
     assert lanes.stop(timeout_seconds=WAIT)
     assert_healthy(store)
 
@@ -247,7 +276,7 @@ def test_draws_wait_in_a_thread_of_their_own(store: Store, users: list[str]) -> 
     lanes.start()
     drawn: list[Drawn] = []
     threads = [
-        threading.Thread(target=lambda u=user: drawn.append(lanes.draw(u, 1, timeout_seconds=WAIT)))  # type: ignore[misc]
+        threading.Thread(target=lambda u=user: drawn.append(lanes.ask(u, 1, None, timeout_seconds=WAIT)))  # type: ignore[misc]
         for user in users
     ]
     for thread in threads:

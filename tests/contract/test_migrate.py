@@ -7,10 +7,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from alembic import command
 from alembic.autogenerate import compare_metadata
+from alembic.config import Config
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import Connection, MetaData, inspect, text
+from sqlalchemy import Connection, MetaData, insert, inspect, text
 from sqlalchemy.schema import CreateTable
 
 from bigmarket.errors import Contention, Trouble
@@ -19,6 +21,7 @@ from bigmarket.storage.contract import Store
 from bigmarket.storage.migrate import HEAD, MIGRATIONS, migrate, revision_of
 from bigmarket.storage.routing import SplitTables, part_of
 from databases import MYSQL_BACKENDS, Databases, on_mysql, open_store
+from support import IDS, NOON
 
 
 def test_head_is_the_newest_migration() -> None:
@@ -107,6 +110,35 @@ def test_several_processes_that_start_at_once_migrate_once(backend: str, bare: s
         assert revision_of(connection) == HEAD
     for store in stores:
         store.close()
+
+
+def test_rows_of_every_part_survive_a_migration_there_and_back(store: Store) -> None:
+    """Of a database with users in it, split or not: the newest migration rebuilds rebate orders part by part."""
+    users = [f"user{n}" for n in range(24)]
+    earlier = {
+        "behavior_type": "sign",
+        "rebate_type": "integral",
+        "rebate_config": "10",
+        "out_business_no": "20240420",
+    }
+    with store.writing() as connection:
+        for user in users:
+            table = store.split.table_of(schema.user_behavior_rebate_order, user)
+            row = {**earlier, "order_id": IDS.make(NOON), "user_id": user, "biz_id": f"{user}_integral_20240420"}
+            connection.execute(insert(table).values(**row, create_time_ms=NOON))
+    config = Config()
+    config.set_main_option("script_location", str(MIGRATIONS))
+    with store.migrating() as connection:
+        config.attributes["connection"] = connection
+        command.downgrade(config, "0002")
+    with store.reading() as connection:
+        kept = connection.execute(text("SELECT user_id FROM user_behavior_rebate_order")).scalars().all()
+        assert sorted(kept) == sorted(users)
+    migrate(store)
+    with store.reading() as connection:
+        rows = connection.execute(text("SELECT user_id, state, activity_id FROM user_behavior_rebate_order")).all()
+        assert sorted(rows) == sorted((user, "completed", 0) for user in users)
+        assert compare_metadata(MigrationContext.configure(connection), described(store.split)) == []
 
 
 @on_mysql

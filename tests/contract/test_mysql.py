@@ -16,6 +16,7 @@ from sqlalchemy import insert, text, update
 
 from bigmarket.activity.model import LiveActivity
 from bigmarket.bus.in_process import InProcessBus
+from bigmarket.desks import DrawDesk
 from bigmarket.draw import Answer, AwardRecordRow, Drawn, DrawRequest, Outcome, draw_batch
 from bigmarket.errors import (
     BigmarketError,
@@ -28,7 +29,7 @@ from bigmarket.errors import (
 )
 from bigmarket.ids import Ids
 from bigmarket.jobs.consumers import CONSUMERS
-from bigmarket.lanes import DrawShard, LaneSet, LaneSettings
+from bigmarket.lanes import LaneSet, LaneSettings, LaneShard
 from bigmarket.outbox.parking import ParkedTask
 from bigmarket.outbox.task import GRACE_MS, Task
 from bigmarket.storage import schema as t
@@ -38,7 +39,7 @@ from bigmarket.storage.migrate import migrate
 from bigmarket.storage.mysql import MySqlStore
 from databases import MYSQL, Databases, on_mysql
 from serving import eventually
-from support import IDS, NOON, assert_healthy, count, give, install, seeds, small_campaign
+from support import IDS, NOON, assert_healthy, count, facts, give, install, small_campaign
 
 pytestmark = on_mysql
 
@@ -70,11 +71,12 @@ def other(store: MySqlStore) -> Iterator[MySqlStore]:
 
 
 @contextmanager
-def lanes_on(store: Any, live: dict[int, LiveActivity], *, lanes: int = 2, batch_max: int = 256) -> Iterator[LaneSet]:
+def lanes_on(
+    store: Any, live: dict[int, LiveActivity], *, lanes: int = 2, batch_max: int = 256
+) -> Iterator[LaneSet[Drawn]]:
     started = LaneSet(
-        [DrawShard(store, lambda _: None)],
+        [LaneShard(DrawDesk(store, live=lambda: live), lambda _: None)],
         shard_of=lambda _: 0,
-        live=lambda: live,
         now_ms=lambda: NOON,
         ids=Ids(),
         settings=LaneSettings(lanes=lanes, batch_max=batch_max, queue_seconds=WAIT),
@@ -84,7 +86,7 @@ def lanes_on(store: Any, live: dict[int, LiveActivity], *, lanes: int = 2, batch
     assert started.stop(timeout_seconds=WAIT)
 
 
-def submit(lanes: LaneSet, asks: Sequence[tuple[str, int, str | None]]) -> list[Future[Answer]]:
+def submit(lanes: LaneSet[Drawn], asks: Sequence[tuple[str, int, str | None]]) -> list[Future[Answer]]:
     futures: list[Future[Answer]] = [Future() for _ in asks]
     for (user, activity_id, request_id), future in zip(asks, futures, strict=True):
         lanes.submit(user, activity_id, request_id, reply=future)
@@ -270,11 +272,11 @@ def test_a_recharge_that_loses_a_deadlock_is_contention_and_spends_nothing(
     assert live
     give(store, "ann", no="first")
     with ThreadPoolExecutor(1) as pool, store.writing() as connection:
-        connection.execute(text("SELECT * FROM sku_stock FOR UPDATE"))
-        connection.execute(insert(t.lease), [_lease(n) for n in range(500)])
-        recharge = pool.submit(give, other, "ann", no="second")
-        until_blocked(store)
         connection.execute(text("SELECT * FROM raffle_activity_account FOR UPDATE"))
+        connection.execute(insert(t.lease), [_lease(n) for n in range(500)])
+        recharge = pool.submit(give, other, "ann", no="second")  # it locks a scarce sku first
+        until_blocked(store)
+        connection.execute(text("SELECT * FROM sku_stock FOR UPDATE"))
         connection.rollback()
         with pytest.raises(Contention):
             recharge.result(WAIT)
@@ -313,7 +315,7 @@ def test_nobody_waits_for_rows_of_others_however_small_a_table_is(
         outcome.records += [record for _, record in under_way]
         tx.apply(outcome)
         assert len(process.find_draws(first[1:-1])) == users - 2
-        InProcessBus(process, CONSUMERS, now_ms=lambda: NOON, seed_of=seeds(store)).deliver(wins)
+        InProcessBus(process, CONSUMERS, now_ms=lambda: NOON, facts=facts(store)).deliver(wins)
     assert count(process, "SELECT COUNT(*) FROM user_credit_order") == len(wins)
 
 

@@ -9,16 +9,20 @@ from typing import Any
 import pytest
 from sqlalchemy import insert, text
 
+from bigmarket.activity.exchange import Exchanged, ExchangeRequest, exchange_batch
+from bigmarket.activity.quota import Bundle, Counts
 from bigmarket.credit.model import CreditTrade
-from bigmarket.draw import Drawn, DrawRequest, draw_batch
+from bigmarket.draw import Drawn, DrawRequest, Outcome, Winning, draw_batch
 from bigmarket.storage import schema as t
 from bigmarket.storage.campaigns import load_live
 from bigmarket.storage.contract import Store
 from bigmarket.storage.draw_tx import SqlDrawTx
+from bigmarket.storage.exchange_tx import SqlExchangeTx
 from databases import Databases
 from support import IDS, NOON, count, install, small_campaign
 
 ORDERS_EACH = 3
+SKU = 11
 KEYED = {"const", "eq_ref", "ref", "range"}
 LOCKING = ("UPDATE", "DELETE", "FOR UPDATE", "LOCK IN SHARE MODE")
 
@@ -67,6 +71,8 @@ def fill(store: Store, *, users: int) -> None:
                 {"order_id": order_id, "user_id": name, "trade_name": "x", "trade_type": "forward", "amount_cents": 1}
                 | {"out_business_no": order_id, "create_time_ms": NOON}
             )
+        for order in ("old", "waiting")[: 2 if number % 4 == 0 else 1]:
+            _bought(rows, name, order)
         rows.setdefault("user_credit_account", []).append({"user_id": name, "total_cents": 3, "available_cents": 3})
     rows["award_stock"] = [{"strategy_id": 5, "award_id": number, "alloc": 5000} for number in range(users // 2)]
     with store.writing() as connection:
@@ -75,6 +81,26 @@ def fill(store: Store, *, users: int) -> None:
     with store.writing() as connection:
         for name in rows:
             connection.execute(text(f"ANALYZE TABLE {name}")).all()
+
+
+def _bought(rows: dict[str, list[dict[str, object]]], name: str, what: str) -> None:
+    """An ``old`` purchase, or an order that is ``waiting``."""
+    order_id = IDS.make(NOON - 10**9)
+    number = f"exchange_{len(name)}_{name}_{what}"
+    rows.setdefault("raffle_activity_order", []).append(
+        {"order_id": order_id, "user_id": name, "activity_id": 1, "sku": SKU, "pay_cents": 1, "order_time_ms": NOON}
+        | {"total_count": 1, "month_count": 1, "day_count": 1, "out_business_no": number}
+        | {"state": "completed" if what == "old" else "wait_pay"}
+    )
+    if what == "old":
+        rows["user_credit_order"].append(
+            {"order_id": order_id, "user_id": name, "trade_name": "exchange", "trade_type": "reverse"}
+            | {"amount_cents": -1, "out_business_no": number, "create_time_ms": NOON}
+        )
+    else:
+        rows.setdefault("unpaid_order", []).append(
+            {"user_id": name, "sku": SKU, "order_id": order_id, "out_business_no": number, "expire_at_ms": NOON}
+        )
 
 
 @pytest.fixture(scope="module")
@@ -172,6 +198,38 @@ def deliver(store: Store, *, tasks: int) -> list[Plan]:
     return plans
 
 
+def buy(store: Store, *, users: int) -> list[Plan]:
+    """The plans of exchanges, each with a repeat of an old one; every fourth user has an order that waits."""
+    names = [user(number) for number in range(users)]
+    with store.reading() as connection:
+        live = load_live(connection, {})
+    bundles = {SKU: Bundle(SKU, 1, Counts(1, 1, 1), 1)}
+    with pytest.raises(KeyError), store.exchanging() as tx:
+        with noted(tx) as plans:
+            asked = [ExchangeRequest(IDS.make(NOON), name, SKU, what) for name in names for what in ("new", "old")]
+            answers = exchange_batch(tx, asked, live=live, bundles=bundles, now_ms=NOON).answers
+            made = [answer for answer in answers if isinstance(answer, Exchanged)]
+            assert [one.repeated for one in made] == [False, True] * users
+            assert isinstance(tx, SqlExchangeTx)
+            assert len(tx.find_payments(made)) == 2 * users
+        raise KeyError
+    assert {statement.split()[0] for statement, _ in plans} == {"SELECT", "UPDATE", "DELETE"}
+    return plans
+
+
+def count_wins(store: Store, *, users: int) -> list[Plan]:
+    """The plans of wins that are counted anew, then believed, then counted anew for another epoch."""
+    keys = [(user(number), 9, award_id) for number in range(users) for award_id in (2, 3)]  # which nobody won yet
+    with pytest.raises(KeyError), store.drawing() as tx:
+        with noted(tx) as plans:
+            for epoch, won_before in ((1, 0), (1, 1), (2, 0)):
+                assert set(tx.load_wins(dict.fromkeys(keys, epoch)).values()) == {won_before}
+                tx.apply(Outcome(NOON, won={key: Winning(1, 100, epoch) for key in keys}))
+        raise KeyError
+    assert {statement.split()[0] for statement, _ in plans} == {"SELECT", "UPDATE", "DELETE"}
+    return plans
+
+
 SIZES = [1, 2, 3, 64, 256]
 
 
@@ -181,14 +239,29 @@ def test_a_draw_finds_everything_by_keys(large: Store, size: int) -> None:
 
 
 @pytest.mark.parametrize("size", SIZES)
+def test_an_exchange_finds_everything_by_keys(large: Store, size: int) -> None:
+    assert scans(buy(large, users=size)) == []
+
+
+@pytest.mark.parametrize("size", SIZES)
 def test_a_delivery_finds_everything_by_keys(large: Store, size: int) -> None:
     assert scans(deliver(large, tasks=size)) == []
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_wins_are_counted_by_keys(large: Store, size: int) -> None:
+    assert scans(count_wins(large, users=size)) == []
 
 
 @pytest.mark.parametrize("size", [1, 2, 4, 25, 256])
 def test_what_locks_goes_by_keys_on_small_tables_too(small: Store, size: int) -> None:
     """The server would rather read a small table as a whole, and so wait for whatever others have locked there."""
     users = min(size, count(small, "SELECT COUNT(*) FROM raffle_activity_account"))
-    plans = [*locking(draw(small, users=users)), *locking(deliver(small, tasks=size))]
+    plans = [
+        *locking(draw(small, users=users)),
+        *locking(deliver(small, tasks=size)),
+        *locking(count_wins(small, users=users)),
+        *locking(buy(small, users=users)),
+    ]
     assert len({statement for statement, _ in plans}) >= 6
     assert scans(plans) == []

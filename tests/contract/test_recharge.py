@@ -326,6 +326,7 @@ def test_twenty_want_the_last_unit(store: Store, live: Live) -> None:
     assert len(orders) == 1
     assert [type(error) for error in errors] == [SkuSoldOut] * 19
     assert count(store, f"SELECT sold FROM sku_stock WHERE sku = {SCARCE}") == SCARCE_UNITS
+    assert count(store, "SELECT COUNT(*) FROM task WHERE topic = 'activity_sku_stock_zero'") == 1
     assert broken(store) == set()
 
 
@@ -452,8 +453,8 @@ def test_a_kill_after_any_step_leaves_nothing_and_a_repeat_credits_once(store: S
 class NoStockGuard(Around):
     """Gives units without taking them."""
 
-    def take_unit(self, sku: int) -> bool:
-        self.tx.take_unit(sku)
+    def take_unit(self, order: QuotaOrder) -> bool:
+        self.tx.take_unit(order)
         return True
 
 

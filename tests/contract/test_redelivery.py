@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from sqlalchemy import text
 
+from behaving import ask, rewarding_campaign
 from bigmarket.activity.revision import Revision
 from bigmarket.bus.in_process import InProcessBus
 from bigmarket.draw import Drawn, DrawRequest, draw_batch
@@ -16,7 +17,7 @@ from bigmarket.jobs.redelivery import AGE_MS, Redelivery
 from bigmarket.outbox.task import Task
 from bigmarket.storage.campaigns import load_live
 from bigmarket.storage.contract import Store
-from support import NOON, assert_healthy, count, give, install, seeds, small_campaign
+from support import NOON, assert_healthy, count, facts, give, install, small_campaign
 
 LATER = NOON + AGE_MS + 60_000
 
@@ -58,13 +59,30 @@ def due(store: Store) -> list[Task]:
 def test_lost_messages_are_sent_again_and_deliver_once(store: Store, lost: list[str]) -> None:
     assert look(store) == len(lost) > 0
     assert sorted(task.message_id for task in due(store)) == sorted(lost)
-    bus = InProcessBus(store, CONSUMERS, now_ms=lambda: LATER, seed_of=seeds(store))
+    bus = InProcessBus(store, CONSUMERS, now_ms=lambda: LATER, facts=facts(store))
     again = due(store)
     bus.deliver(again)
     bus.deliver(again)  # the message that was thought lost turns up after all
     assert count(store, "SELECT COUNT(*) FROM user_credit_order") == len(lost)
     assert_healthy(store, now_ms=LATER)
     assert look(store) == 0
+
+
+def test_rebates_whose_messages_were_lost_are_given_once(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(redelivery, "RECORDS_MAX", 3)
+    install(store, rewarding_campaign())
+    for user in ("ann", "bob", "cid"):
+        ask(store, user)
+    store.finish_tasks([task.message_id for task in due(store)])
+    assert look(store) == 6
+    again = due(store)
+    bus = InProcessBus(store, CONSUMERS, now_ms=lambda: LATER, facts=facts(store))
+    bus.deliver(again)
+    bus.deliver(again)
+    assert count(store, "SELECT COUNT(*) FROM user_credit_order") == 3
+    assert count(store, "SELECT COUNT(*) FROM raffle_activity_order") == 3
+    assert look(store) == 0
+    assert_healthy(store, now_ms=LATER)
 
 
 def test_each_page_of_records_is_looked_at(store: Store, lost: list[str], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,6 +9,7 @@ from dataclasses import replace
 
 import pytest
 from sqlalchemy import insert, select, text
+from sqlalchemy.exc import IntegrityError
 
 from bigmarket.activity.model import LiveActivity
 from bigmarket.draw import AwardRecordRow, Drawn, DrawRequest, Outcome, RaffleOrderRow, draw_batch
@@ -110,6 +111,16 @@ def test_a_block_that_ends_is_committed_and_one_that_raises_is_not(store: Store)
         connection.execute(insert(t.award_stock).values(award_id=3, **stock))
     with store.reading() as connection:
         assert connection.execute(select(t.award_stock.c.award_id)).scalars().all() == [1, 3]
+
+
+def test_what_a_fault_says_tells_no_values(store: Store) -> None:
+    stock = {"strategy_id": 1, "award_id": 1, "alloc": 815_4711}
+    told = []
+    for block in (store.writing, store.updating):
+        with pytest.raises(IntegrityError) as caught, block() as connection:
+            connection.execute(insert(t.award_stock).values([stock, stock]))
+        told.append(str(caught.value))
+    assert all("award_stock" in words and "8154711" not in words for words in told)
 
 
 def test_an_examination_sees_one_moment_and_blocks_nobody(store: Store) -> None:

@@ -20,11 +20,12 @@ import pytest
 from sqlalchemy import text
 
 from bigmarket.activity.campaign import parse_campaign
+from bigmarket.activity.stock import GuardMissed, StockKey
 from bigmarket.app import now_ms
 from bigmarket.bus.in_process import InProcessBus
 from bigmarket.bus.published import PublishedBus
 from bigmarket.bus.rabbitmq import RabbitConsumer, RabbitPublisher, link
-from bigmarket.draw import AccountKey, BatchResult, Drawn, DrawRequest, GuardMissed, Spending, StockKey, draw_batch
+from bigmarket.draw import AccountKey, BatchResult, Drawn, DrawRequest, Spending, draw_batch
 from bigmarket.errors import QuotaExhausted, Trouble
 from bigmarket.jobs.consumers import CONSUMERS
 from bigmarket.outbox.task import Task
@@ -41,7 +42,7 @@ from faults.load import Ask, Log, connected
 from faults.processes import ServerProcess, run_cli
 from faults.services import DECLARED_SECONDS, MariaDbProcess, RabbitProcess
 from faults.verdict import wait_until
-from support import IDS, count, give, install, seeds
+from support import IDS, count, facts, give, install
 
 pytestmark = pytest.mark.faults
 
@@ -250,7 +251,7 @@ def test_teeth_a_repeated_message_credits_twice_only_without_state_and_keys(
             keys = "DROP PRIMARY KEY, DROP INDEX uq_user_credit_order_out_business_no"
             execute(store, f"ALTER TABLE user_credit_order {keys}")
         consuming = RepeatsEffects(store.url.render_as_string()) if "state" in off else store
-        bus = InProcessBus(consuming, CONSUMERS, now_ms=now_ms, seed_of=seeds(store))
+        bus = InProcessBus(consuming, CONSUMERS, now_ms=now_ms, facts=facts(store))
         bus.deliver(tasks)
         assert broken(store) == []
         with pytest.raises(GuardMissed) if off == {"state"} else nullcontext():
@@ -348,7 +349,7 @@ def _consuming(store: MySqlStore, rabbit: RabbitProcess, *, prefix: str) -> Iter
     def park(task: Task, reason: str) -> None:
         raise AssertionError((task, reason))
 
-    bus = InProcessBus(store, CONSUMERS, now_ms=now_ms, seed_of=seeds(store))
+    bus = InProcessBus(store, CONSUMERS, now_ms=now_ms, facts=facts(store))
     consumer = RabbitConsumer(
         rabbit.url, prefix=prefix, topics=CONSUMERS, handle=bus.consume, park=park, now_ms=now_ms
     )

@@ -72,7 +72,7 @@ def test_without_a_work_awards_wait(tmp_path: Path) -> None:
 def test_of_two_works_one_scans_and_the_other_takes_over(tmp_path: Path) -> None:
     home, rng = tmp_path / "home", random.Random(8)
     users = set_up(home, users=USERS)
-    everything = {"relay:0", "job:backlog"}
+    everything = {"relay:0", "job:backlog", "job:contacts", "job:unpaid-orders"}
     with drawing(home) as server, WorkProcess(home) as first:
         wait_until(lambda: leases(first) == everything, seconds=10)
         with WorkProcess(home) as second:

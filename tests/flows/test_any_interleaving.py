@@ -32,11 +32,12 @@ from bigmarket.jobs.consumers import CONSUMERS
 from bigmarket.storage.campaigns import load_live
 from bigmarket.storage.contract import Store
 from databases import Databases
-from support import DAY, HOUR, IDS, NOON, assert_healthy, bundles, install, seeds, small_campaign
+from support import DAY, HOUR, IDS, NOON, assert_healthy, bundles, facts, install, limited_campaign
 
 SHANGHAI = ZoneInfo("Asia/Shanghai")
 USERS = st.sampled_from(["ann", "bob", "mallory"])
 REQUEST_IDS = st.none() | st.sampled_from(["r1", "r2", "r3"])
+CAMPAIGN = limited_campaign(at_most=2)
 COUNTS = {11: (10, 10, 10), 12: (5, 4, 2)}  # sku: total, month, day
 
 
@@ -72,8 +73,8 @@ class Interleaving(RuleBasedStateMachine):
         super().__init__()
         self.opening = opening
         self.store = opening.__enter__()
-        install(self.store, small_campaign())
-        self.bus = InProcessBus(self.store, CONSUMERS, now_ms=lambda: self.now, seed_of=seeds(self.store))
+        install(self.store, CAMPAIGN)
+        self.bus = InProcessBus(self.store, CONSUMERS, now_ms=lambda: self.now, facts=facts(self.store))
         self.now = NOON
         self.users: dict[str, UserModel] = {}
         self.orders: dict[str, tuple[str, int]] = {}
@@ -157,12 +158,11 @@ class Interleaving(RuleBasedStateMachine):
         install(self.store, self.with_lamps(self.lamps), now_ms=self.now)
 
     def with_lamps(self, units: int) -> Campaign:
-        campaign = small_campaign()
         awards = tuple(
             award.model_copy(update={"stock": units}) if award.award_id == 3 else award
-            for award in campaign.strategy.awards
+            for award in CAMPAIGN.strategy.awards
         )
-        return campaign.model_copy(update={"strategy": campaign.strategy.model_copy(update={"awards": awards})})
+        return CAMPAIGN.model_copy(update={"strategy": CAMPAIGN.strategy.model_copy(update={"awards": awards})})
 
     @rule()
     def deliver(self) -> None:

@@ -18,12 +18,15 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import jwt
 import pytest
 import structlog
 import typer.main
+from rich.console import Console
 
 from bigmarket import settings as settings_module
 from bigmarket.cli.commands import app
+from bigmarket.cli.results import table
 from bigmarket.cli.running import run
 from bigmarket.settings import PREFIX, Settings
 from support import EXAMPLES, SMALL
@@ -165,17 +168,69 @@ def test_no_arguments_show_the_help(bigmarket: Bigmarket) -> None:
     assert "doctor" in result.out
 
 
+# --- stages -------------------------------------------------------------------------------------------------------
+
+
+def test_a_place_shows_the_stage_that_was_activated(bigmarket: Bigmarket, home: Path) -> None:  # noqa: ARG001
+    assert bigmarket("demo", "--json").code == 0
+    added = bigmarket("stages", "add", "--channel", "c01", "--source", "s01", "--activity", DEMO, "--json")
+    assert added.document == {
+        "stage_id": 1,
+        "channel": "c01",
+        "source": "s01",
+        "activity_id": int(DEMO),
+        "state": "create",
+    }
+    assert bigmarket("stages", "activate", "1", "--json").document["state"] == "active"
+    assert bigmarket("stages", "list", "--json").document["stages"] == [{**added.document, "state": "active"}]
+    assert "c01" in bigmarket("stages", "list").out
+    assert bigmarket("stages", "expire", "1", "--json").document["state"] == "expire"
+    assert bigmarket("stages", "activate", "9", "--json").document["error"]["code"] == "not_found"
+
+
+# --- callers and switches -----------------------------------------------------------------------------------------
+
+
+def test_a_token_is_printed_for_a_user(bigmarket: Bigmarket, monkeypatch: pytest.MonkeyPatch) -> None:
+    refused = bigmarket("token", "--user", "ann", "--json")
+    assert (refused.code, refused.document["error"]["code"]) == (1, "bad_input")
+    assert "TOKEN_SECRETS" in refused.document["error"]["message"]
+    secret = "s" * 32
+    monkeypatch.setenv("BIGMARKET_TOKEN_SECRETS", f"{secret},{'o' * 32}")
+    printed = bigmarket("token", "--user", "ann", "--hours", "2").out.strip()
+    claims = jwt.decode(printed, secret, algorithms=["HS256"])
+    assert (claims["sub"], claims["exp"] - claims["iat"]) == ("ann", 7200)
+    assert bigmarket("token", "--user", " ", "--json").document["error"]["code"] == "bad_input"
+
+
+def test_switches_are_turned_and_listed(bigmarket: Bigmarket) -> None:
+    assert bigmarket("demo", "--json").code == 0
+    turned = bigmarket("switches", "set", "rateLimitUser", "9/1m", "--json").document
+    assert turned == {"switch": "rateLimitUser", "value": "9/1m", "set": True}
+    listed = bigmarket("switches", "list", "--json").document["switches"]
+    assert turned in listed
+    assert {"switch": "degradeSwitch", "value": "close", "set": False} in listed
+    assert "an operator" in bigmarket("switches", "list").out
+    for wrong in (("nothing", "open"), ("degradeSwitch", "perhaps"), ("rateLimitUser", "9")):
+        assert bigmarket("switches", "set", *wrong, "--json").document["error"]["code"] == "bad_input"
+    back = bigmarket("switches", "set", "rateLimitUser", "default", "--json").document
+    assert back == {"switch": "rateLimitUser", "value": "5/1s", "set": False}
+
+
 # --- the demo -----------------------------------------------------------------------------------------------------
 
 
 def test_the_demo_is_set_up_once(bigmarket: Bigmarket, home: Path) -> None:
     first = bigmarket("demo", "--json").document
-    assert (first["loaded"], first["armed"], first["credited"]) == (True, True, True)
+    steps = ("loaded", "filled", "armed", "credited")
+    assert all(first[step] for step in steps)
+    assert count(home, "redemption_code") == 100
     assert first["account"]["day_left"] == 10_000
     assert bigmarket("draw", "--user", "xiaofuge", "--activity", DEMO).code == 0
     write(home, "UPDATE raffle_activity SET activity_name = 'mine'")
     again = bigmarket("demo", "--json").document
-    assert (again["loaded"], again["armed"], again["credited"]) == (False, False, False)
+    assert not any(again[step] for step in steps)
+    assert count(home, "redemption_code") == 100
     assert again["account"]["total_left"] == 9_999
     assert again["revision_id"] == first["revision_id"]
     assert "mine" in bigmarket("demo").out, "a second run overwrites nothing"
@@ -211,6 +266,21 @@ def test_apply_shows_changes_and_writes_them(bigmarket: Bigmarket, tmp_path: Pat
     assert (dry["written"], dry["campaigns"][0]["changes"]) == (False, [change])
     wet = bigmarket("apply", file, "--yes", "--json").document
     assert (wet["written"], wet["campaigns"][0]["changes"]) == (True, [change])
+
+
+def test_apply_tells_rebates_by_their_days_in_a_row(bigmarket: Bigmarket, tmp_path: Path) -> None:
+    streak = "{behavior: sign, type: integral, credits: 9, streak_days: 7}"
+    rebates = f"rebates: [{{behavior: sign, type: integral, credits: 1}}, {streak}]\n"
+    shown = bigmarket("apply", campaign_file(tmp_path, f"{SMALL_OPEN}\n{rebates}"), "--dry-run").out
+    assert "sign: integral, sign: integral every 7 days in a row" in shown
+
+
+def test_ids_keep_to_one_line_on_a_narrow_screen(capsys: pytest.CaptureFixture[str]) -> None:
+    order = "01M7Z9RC1Q026VY4R8CBGG0CT8"
+    made = table("order", "kind", "place", "user", "state", "attempts", "next", "reason")
+    made.add_row(order, *["a rather long cell"] * 7)
+    Console(width=80).print(made)
+    assert order in capsys.readouterr().out
 
 
 def test_a_dry_run_makes_no_database(bigmarket: Bigmarket, home: Path, tmp_path: Path) -> None:
@@ -318,6 +388,23 @@ def test_a_recharge_counts_once(bigmarket: Bigmarket) -> None:
     assert (other.code, other.document["error"]["code"]) == (1, "duplicate")
 
 
+def test_signing_in_counts_once_a_day_and_is_rewarded_at_once(bigmarket: Bigmarket) -> None:
+    bigmarket("demo")
+    line = ("behave", "--user", "ann", "--behavior", "SIGN", "--json")
+    earned = bigmarket(*line).document["rebates"]
+    assert {(rebate["type"], rebate["gives"]) for rebate in earned} == {("sku", "9011"), ("integral", "10")}
+    again = bigmarket(*line)
+    assert (again.code, again.document["error"]["code"]) == (1, "duplicate")
+    listed = bigmarket("rebates", "--user", "ann", "--json").document["rebates"]
+    assert {rebate["order_id"] for rebate in listed} == {rebate["order_id"] for rebate in earned}
+    assert {rebate["state"] for rebate in listed} == {"completed"}
+    assert "completed" in bigmarket("rebates", "--user", "ann").out
+    assert "no rebate yet" in bigmarket("rebates", "--user", "nobody").out
+    assert bigmarket("behave", "--user", "ann", "--behavior", "nap").code == 1
+    assert bigmarket("behave", "--user", "ann", "--behavior", "sign", "--out-business-no", "today").code == 1
+    assert bigmarket("doctor").code == 0
+
+
 def test_a_request_id_draws_once(bigmarket: Bigmarket) -> None:
     bigmarket("demo")
     line = ("draw", "--user", "xiaofuge", "--activity", DEMO, "--request-id", "r", "--json")
@@ -359,7 +446,8 @@ def test_explain_derives_a_draw_again(bigmarket: Bigmarket, home: Path) -> None:
     assert (why.document["matches"], why.document["derived_award_id"]) == (True, order["award_id"])
     assert why.document["time"].endswith("+08:00")
     assert why.document["seed"] is None
-    assert next(step["rule"] for step in why.document["steps"]) == "roll"
+    rules = [step["rule"] for step in why.document["steps"]]
+    assert rules[:2] == ["rule_weight", "roll"]
     assert "That is what is stored" in bigmarket("explain", order["order_id"]).out
     other = 102 if order["award_id"] != 102 else 103
     write(home, f"UPDATE user_award_record SET award_id = {other}")
@@ -527,6 +615,10 @@ def test_the_demo_serves_and_ends_on_sigterm(home: Path) -> None:  # noqa: ARG00
             screen += line
         url = re.search(r"serving +(\S+)", screen)
         assert url is not None
+        page = re.search(r"play +(\S+)", screen)
+        assert page is not None
+        with urllib.request.urlopen(page[1], timeout=10) as answer:  # noqa: S310
+            assert answer.headers["content-type"].startswith("text/html")
         draw = re.search(r"curl -i (\S+/activity/draw)", screen)
         assert draw is not None
         body = json.dumps({"userId": "xiaofuge", "activityId": int(DEMO)}).encode()

@@ -117,10 +117,15 @@ def test_a_repaired_installation_is_sound_and_its_users_go_on_drawing(
     (campaign,) = document["campaigns"]
     assert (campaign["outcome"], len(campaign["repairs"])) == ("imported", 5)
     assert all(fault["repaired"] for fault in document["faults"])
-    expected = {"raffle_activity_order": 1, "task": 2, "user_raffle_order": 1}
+    expected = {"raffle_activity_order": 1, "task": 2, "user_behavior": 1, "user_raffle_order": 1}
     assert document["added"] == (expected | {"user_credit_order": 1} if up else expected)
     assert document["users"] == {"found": 2, "brought_over": 2}
     assert broken(bigmarket) == set()
+    signed = "user_id = 'ann' AND behavior_type = 'sign' AND out_business_no = '20261001' AND streak = 1"
+    assert counted(f"SELECT COUNT(*) FROM user_behavior WHERE {signed} AND activity_id = {ACTIVITY}") == 1
+    again = ("behave", "--user", "ann", "--behavior", "sign", "--activity", str(ACTIVITY))
+    assert bigmarket(*again, "--out-business-no", "20261001").code == 1, "that day was taken there"
+    assert bigmarket(*again, "--out-business-no", "20261002", "--json").document["activities"][0]["streak"] == 2
 
     for user in ("ann", "max"):
         assert bigmarket("draw", "--user", user, "--activity", str(ACTIVITY)).code == 0

@@ -85,7 +85,7 @@ def test_a_client_that_hangs_up_breaks_nothing(served: Served) -> None:
 
 
 def test_a_body_that_does_not_come_is_not_waited_for(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in ("draw_route", "v1"):
+    for module in ("waiting", "v1.asking"):
         monkeypatch.setattr(f"bigmarket.api.{module}.READ_SECONDS", 0.05)
     for path in (DRAW, "/api/v1/raffle/strategy/random_raffle"):
         with raw_connection(served) as slow:
@@ -103,8 +103,8 @@ def test_a_fault_of_ours_is_an_envelope_without_details(served: Served, monkeypa
     def explode(*_: object, **__: object) -> None:
         raise RuntimeError("secret detail")
 
-    monkeypatch.setattr("bigmarket.api.v1.success", explode)
-    monkeypatch.setattr("bigmarket.api.draw_route.clean_text", explode)
+    monkeypatch.setattr("bigmarket.api.v1.asking.success", explode)
+    monkeypatch.setattr("bigmarket.api.auth.clean_text", explode)
     for path, body in (
         (DRAW, {"userId": "ann", "activityId": 1}),
         ("/api/v1/raffle/strategy/random_raffle", {"strategyId": 9}),
@@ -130,7 +130,7 @@ def test_not_ready_says_why(served: Served, monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(health, "LANE_STALL_SECONDS_MAX", 0)
     with stuck(served, queued=1):
         readyz()
-        assert "Lane 0" in readyz()[1]
+        assert "Lane draw 0" in readyz()[1]
     eventually(lambda: readyz() == (200, ""))
 
 

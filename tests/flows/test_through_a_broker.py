@@ -36,13 +36,13 @@ from databases import Databases
 from faults.load import Connection, Load, Log, asks_of
 from faults.processes import ServerProcess, WorkProcess, environment, free_port, run_cli
 from faults.verdict import SKU, assert_delivered, assert_kept, rush, wait_until
+from flows.broker import BROKER, BROKER_URL, delete_queues
 from proxy import Proxy
 from support import count
 
-BROKER = ("127.0.0.1", 5672)
-BROKER_URL = "amqp://guest:guest@127.0.0.1:{port}/"
 DRAWS_EACH = 50
 EXIT_SECONDS = 10.0
+SINGLE = "  - {sku: 12, stock: 1, total_count: 1, month_count: 1, day_count: 1}\n"
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -102,21 +102,13 @@ def site(databases: Databases, home: Path, *, users: int, shards: int = 1, port:
         world = World(settings)
         stack.callback(world.stores.close)
         with world.stores.config.writing() as connection:
-            write_campaign(connection, parse_campaign(rush()))
+            write_campaign(connection, parse_campaign(rush().replace("skus:\n", f"skus:\n{SINGLE}")))
         world.arm(1)
         names = [f"u{number:04}" for number in range(users)]
         for name in names:
             world.recharge(name, sku=SKU, out_business_no=f"first-{name}")
         assert {world.stores.routing.shard_of(name) for name in names} == set(range(shards)), "every shard has users"
         yield Site(home, given, world.stores, names)
-
-
-def delete_queues(settings: Settings) -> None:
-    link = Link(endpoint_of(BROKER_URL.format(port=BROKER[1])), name="test clean-up")
-    for prefix in broker_prefixes(settings):
-        for queue in queues(prefix, CONSUMERS, backoff_ms=BACKOFF_MS):
-            link._channel.queue_delete(queue)
-    link.close()
 
 
 def draw(one: Site, port: int, *, draws: int) -> Log:
@@ -135,6 +127,7 @@ def draw(one: Site, port: int, *, draws: int) -> Log:
 def test_what_is_drawn_over_http_reaches_its_winner(databases: Databases, tmp_path: Path) -> None:
     with site(databases, tmp_path / "home", users=30) as one, one.server() as server, one.work() as work:
         log = draw(one, server.port, draws=30 * DRAWS_EACH)
+        one.bigmarket("recharge", "--user", "a latecomer", "--sku", "12", "--out-business-no", "the only one")
         wait_until(lambda: one.owed() + one.outbox() == 0, seconds=30)
         assert_delivered(*one.stores.shards)
         assert_kept(log, *one.stores.shards)
@@ -142,6 +135,7 @@ def test_what_is_drawn_over_http_reaches_its_winner(databases: Databases, tmp_pa
         assert not sum(broker_depths(one.settings).values())
         won = count(one.stores.config, "SELECT COUNT(*) FROM user_award_record WHERE award_id = 1")
         assert work.metric("bigmarket_consumed_total")[""] >= won > 0
+        wait_until(lambda: work.metric("bigmarket_sku_sold_out_total")[""] == 1, seconds=10)
         assert not log.troubles
 
 

@@ -6,8 +6,22 @@ from dataclasses import replace
 
 import pytest
 
+from bigmarket.activity.campaign import parse_campaign
 from bigmarket.activity.quota import Account
-from bigmarket.draw import Admission, Drawn, DrawRequest, OpenOrder, Outcome, Snapshot, Ticket, admit, decide
+from bigmarket.app import KIND_CHECKS
+from bigmarket.draw import (
+    SETTLED_MS,
+    Admission,
+    Drawn,
+    DrawRequest,
+    OpenOrder,
+    Outcome,
+    Snapshot,
+    Ticket,
+    Winning,
+    admit,
+    decide,
+)
 from bigmarket.errors import (
     ActivityClosed,
     BigmarketError,
@@ -19,7 +33,7 @@ from bigmarket.errors import (
     OutOfWindow,
     QuotaExhausted,
 )
-from support import DAY, NOON, live_of, small_campaign
+from support import DAY, NOON, SMALL, live_of, small_campaign
 
 ACTIVITY = live_of(small_campaign())
 LIVE = {1: ACTIVITY}
@@ -51,7 +65,7 @@ def stock(*, mug: int = 30, lamp: int = 3, car: int = 1) -> dict[tuple[int, int]
 
 
 def settle(given: list[Ticket], left: dict[tuple[int, int], int | None] | None = None) -> Outcome:
-    return decide(given, left if left is not None else stock(), now_ms=NOON)
+    return decide(given, {}, left if left is not None else stock(), now_ms=NOON)
 
 
 def test_draws_of_one_user_in_one_batch_count_up() -> None:
@@ -185,6 +199,72 @@ def test_the_last_unit_of_a_batch_goes_to_the_first_who_rolled_it() -> None:
     assert [r.award_id for r in outcome.records].count(4) == 1
     assert outcome.records[0].award_id == 4
     assert outcome.taken == {(9, 4): 1, (9, 1): 19}
+
+
+CARS_ONLY = "[" + ", ".join(f"{{at_draw: {n}, awards: [4]}}" for n in range(4, 10)) + "]"
+LIMITED_CARS = parse_campaign(
+    SMALL.replace("root: rule_lock", "root: rule_user_limit")
+    .replace("nodes: [{rule: rule_lock", "nodes: [{rule: rule_user_limit, at_most: 2}, {rule: rule_lock")
+    .replace(
+        "        - {from: rule_lock, to: rule_stock, when: ALLOW}",
+        "        - {from: rule_lock, to: rule_stock, when: ALLOW}\n"
+        "        - {from: rule_user_limit, to: rule_lock, when: ALLOW}\n"
+        "        - {from: rule_user_limit, to: rule_luck_award, when: TAKE_OVER}",
+    )
+    .replace("[{at_draw: 3, awards: [2, 3]}, {at_draw: 5, awards: [4]}]", CARS_ONLY),
+    kinds=KIND_CHECKS,
+)
+
+
+def draw_cars(
+    users: dict[str, int], *, draws: int, cars: int = 9, epoch_open_ms: int = 0
+) -> tuple[list[tuple[str, int, str]], Outcome]:
+    """Draws that roll nothing but cars, of which a user may win two and ``users`` won so many: who got what, why."""
+    live = {1: replace(live_of(LIMITED_CARS), epoch=7, epoch_open_ms=epoch_open_ms)}
+    held = snapshot(**{user: account(used=3) for user in users})
+    admissions = admit([ask(user, n) for n in range(draws) for user in users], held, live=live, now_ms=NOON)
+    wins = {(user, 9, 4): won for user, won in users.items()}
+    outcome = decide(tickets(admissions), wins, stock(car=cars), now_ms=NOON)
+    return [(r.user_id, r.award_id, r.trace) for r in outcome.records], outcome
+
+
+def test_a_limit_counts_earlier_wins_and_those_of_the_batch() -> None:
+    records, outcome = draw_cars({"ann": 0, "bob": 1, "joe": 5}, draws=3)
+    assert [award for user, award, _ in records if user == "ann"] == [4, 4, 1]
+    assert [award for user, award, _ in records if user == "bob"] == [4, 1, 1]
+    assert [award for user, award, _ in records if user == "joe"] == [1, 1, 1]
+    assert outcome.won == {("ann", 9, 4): Winning(2, 2, 7), ("bob", 9, 4): Winning(1, 2, 7)}
+
+
+def test_what_a_limit_was_judged_by_stands_in_the_trace() -> None:
+    records, _ = draw_cars({"bob": 1}, draws=2)
+    assert [trace for _, _, trace in records] == [
+        "4/4/1|tier:4|rule_user_limit:ALLOW|rule_lock:ALLOW|rule_stock:TAKE_OVER",
+        "5/5/2|tier:5|rule_user_limit:TAKE_OVER|rule_luck_award:TAKE_OVER",
+    ]
+
+
+def test_a_prize_that_was_sold_out_is_not_counted_as_won() -> None:
+    records, outcome = draw_cars({"ann": 0, "bob": 0}, draws=1, cars=1)
+    assert [award for _, award, _ in records] == [4, 1]
+    assert outcome.won == {("ann", 9, 4): Winning(1, 2, 7)}
+
+
+@pytest.mark.parametrize(("age_ms", "epoch"), [(0, 0), (SETTLED_MS - 1, 0), (SETTLED_MS, 7)])
+def test_a_count_is_kept_for_an_epoch_that_everybody_knows(age_ms: int, epoch: int) -> None:
+    _, outcome = draw_cars({"ann": 0}, draws=1, epoch_open_ms=NOON - age_ms)
+    assert outcome.won == {("ann", 9, 4): Winning(1, 2, epoch)}
+
+
+def test_who_is_not_on_the_allow_list_gets_the_fixed_award_without_a_roll() -> None:
+    listed = parse_campaign(SMALL.replace("rule_blacklist", "rule_allowlist"), kinds=KIND_CHECKS)
+    held = snapshot(mallory=account(used=4), ann=account(used=4))
+    given = tickets(admit([ask("mallory"), ask("ann")], held, live={1: live_of(listed)}, now_ms=NOON))
+    records = settle(given).records
+    assert [(r.award_id, r.award_config, r.trace) for r in records] == [
+        (4, None, "5/5|tier:5|rule_lock:ALLOW|rule_stock:TAKE_OVER"),
+        (1, "0.5", "5/5|rule_allowlist"),
+    ]
 
 
 def test_an_award_without_a_stock_row_is_not_given() -> None:

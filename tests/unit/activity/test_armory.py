@@ -100,6 +100,8 @@ FAULTS: list[tuple[str, dict[str, Any], str, str]] = [
     ("no such sku", {"rebates__0__sku": 99}, "rebates[0].sku", "there is no sku 99"),
     ("rebate twice", {"rebates__add": {"behavior": "sign", "type": "integral", "credits": 5}}, "rebates[2]",
      "earns a rebate of this type already, rebates[1]"),
+    ("streak without days", {"rebates__add": {"behavior": "pay", "type": "integral", "credits": 5, "streak_days": 7}},
+     "rebates[2].streak_days", "days in a row are not counted for `pay`"),
     ("fault of the strategy", {"strategy__awards__1__sort": 2}, "strategy.awards[1].sort", "place 2 is taken"),
 ]  # fmt: skip
 
@@ -112,6 +114,18 @@ def test_each_fault_is_found_and_nothing_else(changes: dict[str, Any], path: str
     assert problem.path == path
     assert reason in problem.reason
     assert problem.fix
+
+
+def test_a_behavior_may_earn_more_on_every_nth_day() -> None:
+    streaky = campaign(rebates__add={"behavior": "sign", "type": "integral", "credits": 50, "streak_days": 7})
+    assert inspect_campaign(streaky, kinds=KINDS) == []
+    assert read_revision(canonical_json(streaky)).rebates == streaky.rebates
+
+
+def test_no_streak_leaves_a_revision_as_it_was() -> None:
+    every_time = {"behavior": "pay", "type": "integral", "credits": 50}
+    told = campaign(rebates__add={**every_time, "streak_days": 0})
+    assert canonical_json(told) == canonical_json(campaign(rebates__add=every_time))
 
 
 def test_all_faults_are_listed_at_once() -> None:

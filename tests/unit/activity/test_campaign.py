@@ -60,6 +60,7 @@ KINDS: dict[str, KindCheck] = {
     "user_credit_random": check_points,
     "physical": lambda _: None,
     "nothing": lambda _: None,
+    "code": lambda _: None,
 }
 
 

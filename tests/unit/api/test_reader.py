@@ -11,17 +11,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bigmarket.api.draw_route import DrawIn
 from bigmarket.api.errors import Unreadable, refusal
 from bigmarket.api.reader import (
     BODY_BYTES_MAX,
-    DRAW_BYTES_MAX,
     ClientGone,
     JsonReader,
     check_content_type,
     int_of,
     read_body,
 )
+from bigmarket.api.v1.hot import DrawIn
+from bigmarket.api.waiting import HOT_BYTES_MAX
 from bigmarket.errors import BadInput
 
 READER = JsonReader(DrawIn)
@@ -189,7 +189,7 @@ def test_a_body_may_come_in_parts() -> None:
 def test_a_body_has_a_largest_size(messages: list[dict[str, Any]], declared: bytes | None) -> None:
     headers = {**JSON_HEADERS, **({b"content-length": declared} if declared else {})}
     with pytest.raises(Unreadable) as caught:
-        body_from(messages, headers, bytes_max=DRAW_BYTES_MAX)
+        body_from(messages, headers, bytes_max=HOT_BYTES_MAX)
     assert caught.value.status == 413
 
 

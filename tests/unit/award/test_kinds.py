@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bigmarket.award.kinds import KINDS, TASK_KINDS
+from bigmarket.award.kinds import KINDS, OUTSIDE_KINDS, TASK_KINDS
+from bigmarket.award.kinds.base import Outside, SkuUnit
 from bigmarket.award.message import SendAward
 from bigmarket.award.records import roll_credit
 from bigmarket.credit.model import CreditTrade
@@ -29,9 +30,20 @@ def never(faces: int) -> int:
 
 
 def test_every_kind_is_registered_under_its_name() -> None:
-    assert set(KINDS) == {"nothing", "physical", "user_credit_blacklist", "user_credit_random"}
+    assert set(KINDS) == {
+        "code",
+        "nothing",
+        "openai_model",
+        "openai_use_count",
+        "physical",
+        "sku",
+        "user_credit_blacklist",
+        "user_credit_random",
+        "webhook",
+    }
     assert all(name == kind.name for name, kind in KINDS.items())
     assert {name for name, kind in KINDS.items() if kind.delivery == "task"} == set(TASK_KINDS)
+    assert {name for name, kind in TASK_KINDS.items() if kind.gives in ("webhook", "code")} == set(OUTSIDE_KINDS)
 
 
 @pytest.mark.parametrize("config", ["1,100", "0.01,1", "5,5", " 1 , 2.5 ", "0.01,0.01", "1,1000000000"])
@@ -117,3 +129,58 @@ def test_the_amount_is_rolled_apart_from_the_award() -> None:
         roll_credit(b"x" * 32, "order", 10**9),
     ]
     assert len(set(rolls)) == 3
+
+
+# --- what is delivered afterwards -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("kind", "config", "place"),
+    [
+        ("webhook", "crm", "crm"),
+        ("webhook", "crm:gold tier: 30 days", "crm"),
+        ("webhook", f"{'a' * 32}:", "a" * 32),
+        ("openai_use_count", "5", "openai_use_count"),
+        ("openai_model", "gpt-4, dall-e-3", "openai_model"),
+        ("code", " coupon-5 ", "coupon-5"),
+    ],
+)
+def test_awards_that_are_delivered_afterwards_name_the_place(kind: str, config: str, place: str) -> None:
+    message = won(config)
+    assert OUTSIDE_KINDS[kind].check(config) is None
+    assert OUTSIDE_KINDS[kind].effect(message, roll=never) == Outside(place)
+
+
+@pytest.mark.parametrize(
+    ("kind", "config", "reason"),
+    [
+        ("webhook", "", "config must begin with the name of an endpoint"),
+        ("webhook", ":text", "config must begin with the name of an endpoint"),
+        ("webhook", "CRM", "config must begin with the name of an endpoint"),
+        ("webhook", "a" * 33, "has 1 to 32 small letters"),
+        ("openai_use_count", "", "config must be a whole number from 1 to 999999999"),
+        ("openai_use_count", "0", "config must be a whole number"),
+        ("openai_use_count", "1.5", "not `1.5`"),
+        ("openai_use_count", "٥", "config must be a whole number"),
+        ("openai_model", "", "config must be a comma-separated list of model names"),
+        ("openai_model", "gpt-4,", "`` is none"),
+        ("openai_model", "gpt 4", "`gpt 4` is none"),
+        ("code", "", "config must be the name of a pool"),
+        ("code", "Coupons", "has 1 to 32 small letters"),
+    ],
+)
+def test_their_faulty_configs_are_told(kind: str, config: str, reason: str) -> None:
+    assert reason in (OUTSIDE_KINDS[kind].check(config) or "")
+
+
+# --- more draws ----------------------------------------------------------------------------------------------------
+
+
+def test_a_sku_is_named_by_its_number() -> None:
+    assert TASK_KINDS["sku"].check(" 9011 ") is None
+    assert TASK_KINDS["sku"].effect(won("9011"), roll=never) == SkuUnit(9011)
+
+
+@pytest.mark.parametrize("config", ["", "0", "-1", "1.5", "x", "٣", "12345678901234567890"])
+def test_what_is_no_sku_is_told(config: str) -> None:
+    assert "config must be the number of a sku" in (TASK_KINDS["sku"].check(config) or "")

@@ -88,7 +88,7 @@ def test_the_references_campaign_cannot_be_armed_and_a_repair_mends_it(staging: 
     assert stock == {101: None, 102: 7 + 51, 103: 52, 104: 53}
     by_hand = {award.award_id: (award.kind, award.config) for award in repaired.awards}
     assert by_hand[101] == ("user_credit_random", "1,100")
-    assert by_hand[103] == ("physical", "openai_model:gpt-4")
+    assert by_hand[103] == ("physical", "gift_card:gpt-4")
     (sku,) = repaired.skus
     assert (sku.stock, str(sku.price)) == (903, "1.68")
     blacklist, weight = repaired.strategy.chain
@@ -100,6 +100,20 @@ def test_the_references_campaign_cannot_be_armed_and_a_repair_mends_it(staging: 
     )  # fmt: skip
     assert [rebate.type for rebate in repaired.rebates] == ["sku", "integral"]
     assert repaired.activity.begin == datetime(2025, 12, 31, 16, tzinfo=UTC)
+
+
+def test_awards_for_a_model_service_stay_what_they_are(staging: Staging) -> None:
+    tables = configuration(up=True)
+    for row, key in zip(tables["award"][1:], ["openai_use_count", "openai_model", "openai_use_count"], strict=False):
+        row["award_key"] = key
+    repaired = mapped_of(staging, tables).repaired
+    assert repaired is not None
+    assert {award.award_id: (award.kind, award.config) for award in repaired.awards} == {
+        101: ("user_credit_random", "1,100"),
+        102: ("openai_use_count", "5"),
+        103: ("openai_model", "gpt-4"),
+        104: ("openai_use_count", "10"),
+    }
 
 
 def test_a_sound_campaign_is_taken_as_it_is(staging: Staging) -> None:
@@ -341,6 +355,26 @@ def test_a_rebate_order_of_s22_has_its_number_inside_the_biz_id(staging: Staging
     put(staging, "user_behavior_rebate_order_000", row)
     (order,) = MappedUser(staging).of(t.user_behavior_rebate_order)
     assert (order["out_business_no"], order["biz_id"]) == ("20261001", "ann_integral_20261001")
+
+
+def test_sign_ins_are_taken_out_of_their_rebates_with_the_days_in_a_row(staging: Staging) -> None:
+    signed = [("1", "sku", str(SKU), "20260930"), ("2", "integral", "10", "20260930"), ("3", "sku", "77", "20261001")]
+    paid = [("4", "integral", "10", "p-1")]
+    rows = [
+        {
+            "user_id": "ann", "order_id": order_id, "behavior_type": behavior, "rebate_type": kind,
+            "rebate_config": config, "biz_id": f"ann_{kind}_{number}",
+        }
+        for behavior, orders in (("sign", signed), ("openai_pay", paid))
+        for order_id, kind, config, number in orders
+    ]  # fmt: skip
+    put(staging, "user_behavior_rebate_order_000", *rows)
+    user = MappedUser(staging)
+    orders = {row["order_id"]: (row["activity_id"], row["state"]) for row in user.of(t.user_behavior_rebate_order)}
+    assert orders == {**dict.fromkeys("123", (ACTIVITY, "completed")), "4": (0, "completed")}
+    names = ("activity_id", "behavior_type", "out_business_no", "streak")
+    done = [tuple(row[name] for name in names) for row in user.of(t.user_behavior)]
+    assert done == [(ACTIVITY, "sign", "20260930", 1), (ACTIVITY, "sign", "20261001", 2)]
 
 
 # --- where rows count ---------------------------------------------------------------------------------------------

@@ -19,6 +19,7 @@ from bigmarket.strategy.wheel import ALL_AWARDS
 LUCK = {"rule": "rule_luck_award", "award_id": 1}
 LOCK = {"rule": "rule_lock", "unlock_at_draw": 2}
 STOCK = {"rule": "rule_stock"}
+LIMIT = {"rule": "rule_user_limit", "at_most": 2}
 
 
 def line(source: str, when: str, target: str) -> dict[str, str]:
@@ -28,6 +29,8 @@ def line(source: str, when: str, target: str) -> dict[str, str]:
 SOLD_OUT = line("stock", "ALLOW", "luck_award")
 UNLOCKED = line("lock", "ALLOW", "stock")
 LOCKED = line("lock", "TAKE_OVER", "luck_award")
+WITHIN = line("user_limit", "ALLOW", "stock")
+BEYOND = line("user_limit", "TAKE_OVER", "luck_award")
 
 #: Award 1 is unlimited and the fallback, 2 is limited, 3 limited and locked.
 SOUND: dict[str, Any] = {
@@ -53,6 +56,13 @@ SOUND: dict[str, Any] = {
     ],
 }
 
+#: Award 2 of SOUND with a limit per user.
+LIMITED: dict[str, Any] = {
+    "trees__0__root": "rule_user_limit",
+    "trees__0__nodes": [LIMIT, STOCK, LUCK],
+    "trees__0__lines": [WITHIN, BEYOND, SOLD_OUT],
+}
+
 
 def strategy(**changes: Any) -> Strategy:
     """SOUND with some values replaced: ``awards__1__rate="0.1"``; ``__add`` appends to a list."""
@@ -72,6 +82,23 @@ def strategy(**changes: Any) -> Strategy:
 def test_a_sound_strategy_has_neither_problems_nor_warnings() -> None:
     assert inspect_strategy(strategy()) == []
     assert warnings_of(strategy()) == []
+
+
+def test_a_limit_per_user_is_sound_before_and_behind_a_lock() -> None:
+    assert inspect_strategy(strategy(**LIMITED)) == []
+    for root, way in (("rule_lock", [line("lock", "ALLOW", "user_limit"), WITHIN]),
+                      ("rule_user_limit", [line("user_limit", "ALLOW", "lock"), UNLOCKED])):  # fmt: skip
+        changes = {
+            "trees__1__root": root,
+            "trees__1__nodes": [LOCK, LIMIT, STOCK, LUCK],
+            "trees__1__lines": [*way, LOCKED, BEYOND, SOLD_OUT],
+        }
+        assert inspect_strategy(strategy(**changes)) == []
+
+
+def test_a_wheel_knows_which_awards_have_a_limit() -> None:
+    assert compile_strategy(strategy()).limits == {}
+    assert compile_strategy(strategy(**LIMITED)).limits == {2: 2}
 
 
 EXTRA = {"award_id": 4, "title": "pen", "rate": "0.1", "sort": 4}

@@ -10,20 +10,36 @@ import pytest
 
 from bigmarket.award import kinds
 from bigmarket.strategy import rules
-from bigmarket.strategy.rules import RuleBlacklist, RuleLock, RuleLuckAward, RuleStock, RuleWeight, Tier
+from bigmarket.strategy.rules import (
+    RuleAllowlist,
+    RuleBlacklist,
+    RuleLock,
+    RuleLuckAward,
+    RuleStock,
+    RuleUserLimit,
+    RuleWeight,
+    Tier,
+)
 from bigmarket.strategy.rules.base import ALLOW, TAKE_OVER, Entry, Given, Narrowed, NodeAnswer, Visit
 from support import EXAMPLES
 
 GUIDE = (EXAMPLES.parent / "docs" / "campaign-file.md").read_text(encoding="utf-8")
 
 
-def visit(*, ordinal_today: int = 1, take_unit: Callable[[int], bool] = lambda _: False) -> Visit:
-    return Visit(7, ordinal_today, take_unit)
+def visit(
+    *, ordinal_today: int = 1, won_before: int = 0, take_unit: Callable[[int], bool] = lambda _: False
+) -> Visit:
+    return Visit(7, ordinal_today, won_before, take_unit)
 
 
 @pytest.mark.parametrize(("ordinal_today", "answer"), [(1, TAKE_OVER), (2, TAKE_OVER), (3, ALLOW), (4, ALLOW)])
 def test_a_lock_opens_with_exactly_the_draw_it_names(ordinal_today: int, answer: NodeAnswer) -> None:
     assert RuleLock(unlock_at_draw=3).judge(visit(ordinal_today=ordinal_today)) == answer
+
+
+@pytest.mark.parametrize(("won_before", "answer"), [(0, ALLOW), (1, ALLOW), (2, TAKE_OVER), (7, TAKE_OVER)])
+def test_a_limit_allows_exactly_so_many_wins(won_before: int, answer: NodeAnswer) -> None:
+    assert RuleUserLimit(at_most=2).judge(visit(won_before=won_before)) == answer
 
 
 @pytest.mark.parametrize(("taken", "answer"), [(True, TAKE_OVER), (False, ALLOW)])
@@ -45,6 +61,12 @@ def test_the_luck_award_always_takes_over() -> None:
 @pytest.mark.parametrize(("user", "answer"), [("mallory", Given(1, "0.5")), ("mallory2", None), ("Mallory", None)])
 def test_the_blacklist_names_users_exactly(user: str, answer: Given | None) -> None:
     rule = RuleBlacklist(award_id=1, config="0.5", users=frozenset({"mallory"}))
+    assert rule.judge(Entry(user, 1)) == answer
+
+
+@pytest.mark.parametrize(("user", "answer"), [("ann", None), ("Ann", Given(1, "0.5")), ("ann2", Given(1, "0.5"))])
+def test_the_allowlist_lets_exactly_its_users_draw(user: str, answer: Given | None) -> None:
+    rule = RuleAllowlist(award_id=1, config="0.5", users=frozenset({"ann"}))
     assert rule.judge(Entry(user, 1)) == answer
 
 
