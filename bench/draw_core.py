@@ -24,9 +24,10 @@ from rich.console import Console
 from rich.table import Table
 
 from bigmarket.app import now_ms, open_stores
+from bigmarket.desks import DrawDesk
 from bigmarket.draw import Drawn
 from bigmarket.ids import Ids
-from bigmarket.lanes import DrawShard, LaneSet, LaneSettings, Settled
+from bigmarket.lanes import LaneSet, LaneSettings, LaneShard, Settled
 from bigmarket.settings import Settings
 from bigmarket.storage.campaigns import load_live
 from bigmarket.storage.doctor import examine
@@ -68,7 +69,7 @@ class Clients:
         self._stopping = False
         self._finished = threading.Event()
         self.latencies: list[float] = []
-        self.lanes: LaneSet
+        self.lanes: LaneSet[Drawn]
 
     def run(self, *, seconds: float) -> float:
         """Draw for ``seconds`` after a warm-up; the seconds that were really measured."""
@@ -120,9 +121,8 @@ def measure(
             live = load_live(connection, {})
         load = Clients(users, count=clients)
         load.lanes = LaneSet(
-            [DrawShard(stores.config, lambda _: None)],
+            [LaneShard(DrawDesk(stores.config, live=lambda: live), lambda _: None)],
             shard_of=stores.routing.shard_of,
-            live=lambda: live,
             now_ms=now_ms,
             ids=Ids(),
             hand_over=load.answer,
@@ -135,7 +135,7 @@ def measure(
         load.lanes.stop(timeout_seconds=DRAIN_SECONDS)
         broken = [f for f in examine(stores.config, now_ms=now_ms()) if not f.ok]
         assert not broken, broken
-        draws = sum(stats.draws for stats in load.lanes.stats())
+        draws = sum(stats.made for stats in load.lanes.stats())
         batches = sum(stats.batches for stats in load.lanes.stats())
         stores.close()
     p50, p95, p99 = quantiles_ms(load.latencies)
