@@ -18,6 +18,7 @@ import pytest
 from amqp import Message
 
 from bigmarket.bus.rabbitmq import ConsumerStats, RabbitConsumer, RabbitParking, RabbitPublisher, queue_depths
+from bigmarket.bus.rabbitmq.consumer import UNFOLD_DELIVERIES, Delivery
 from bigmarket.bus.rabbitmq.endpoint import endpoint_of
 from bigmarket.bus.rabbitmq.link import Link
 from bigmarket.bus.rabbitmq.topology import BACKOFF_MS as DEFAULT_BACKOFF_MS
@@ -168,12 +169,12 @@ def test_what_is_confirmed_arrives_unchanged(
     sent = [*tasks_of(700), *tasks_of(50, topic=REBATE)]
     sent[3] = sent[3]._replace(user_id="玩家", message=b"x" * 300_000)
     publisher.publish(sent)
-    assert depth(prefix, AWARD) == 700
+    assert depth(prefix, AWARD) == 1 + 1 + 11  # messages: what comes before the large one, that one, 64 in each
     consumer = consuming()
     until(lambda: len(effects.done) >= 750)
     assert sorted(effects.done) == sorted(sent)
     assert [task for task in effects.done if task.topic == AWARD] == sent[:700]
-    assert max(effects.batches) <= 64
+    assert max(effects.batches) <= 256
     assert consumer.stop(timeout_seconds=WAIT)
     assert consumer.stats() == ConsumerStats(consumed=750, failed=0, parked=0, troubles=0)
     assert set(queue_depths(URL, prefix, TOPICS, backoff_ms=BACKOFF_MS).values()) == {0}
@@ -193,7 +194,7 @@ def test_a_lost_queue_is_trouble_and_comes_back(publisher: RabbitPublisher, pref
     with pytest.raises(Trouble, match="is gone"):
         publisher.publish(tasks_of(10))
     publisher.publish(tasks_of(10))
-    assert depth(prefix, AWARD) == 10
+    assert depth(prefix, AWARD) == 1
 
 
 def test_teeth_without_confirms_a_lost_queue_goes_unnoticed(prefix: str) -> None:
@@ -260,7 +261,7 @@ def test_a_publisher_outlives_its_connection(prefix: str, proxy: Proxy) -> None:
     proxy.restore()
     publisher.publish(tasks_of(5))
     publisher.close()
-    assert depth(prefix, AWARD) == 20  # the five whose confirmation was lost had arrived
+    assert depth(prefix, AWARD) == 4  # the message whose confirmation was lost had arrived
 
 
 def test_no_confirmation_in_time_is_trouble(prefix: str, proxy: Proxy, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -345,7 +346,7 @@ def test_only_what_is_settled_is_acknowledged_in_trouble(
             raise ValueError("something in here")
         effects.handle(tasks)
 
-    publisher.publish(tasks_of(50))
+    one_by_one(publisher, tasks_of(50))
     consumer = consuming(handle=handle)
     until(lambda: consumer.stats().troubles >= 1)
     assert consumer.stop(timeout_seconds=WAIT)
@@ -353,6 +354,112 @@ def test_only_what_is_settled_is_acknowledged_in_trouble(
     consuming()
     until(lambda: len(effects.done) >= 50)
     assert effects.ids == [task.message_id for task in tasks_of(50)]
+
+
+def one_by_one(publisher: RabbitPublisher, tasks: Sequence[Task]) -> None:
+    """Each in a message of its own."""
+    for task in tasks:
+        publisher.publish([task])
+
+
+def test_a_message_is_acknowledged_when_all_its_tasks_are_settled(
+    publisher: RabbitPublisher, effects: Effects, consuming: Callable[..., RabbitConsumer], prefix: str
+) -> None:
+    def handle(tasks: Sequence[Task]) -> None:
+        if len(effects.done) >= 70:
+            raise Trouble("locked")
+        if len(tasks) > 1:
+            raise ValueError("something in here")
+        effects.handle(tasks)
+
+    sent = tasks_of(200)
+    publisher.publish(sent)
+    consumer = consuming(handle=handle)
+    until(lambda: consumer.stats().troubles >= 1)
+    assert consumer.stop(timeout_seconds=WAIT)
+    assert effects.done == sent[:70]
+    until(lambda: depth(prefix, AWARD) == 3)  # the first of four, with 64 tasks, is done
+    consuming()
+    until(lambda: len(effects.done) >= 70 + 136)
+    assert effects.done[70:] == sent[64:]  # six come again, which does no harm; none is missing
+
+
+def test_teeth_a_message_acknowledged_with_its_first_task_loses_the_others(
+    publisher: RabbitPublisher,
+    effects: Effects,
+    consuming: Callable[..., RabbitConsumer],
+    prefix: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(
+        "bigmarket.bus.rabbitmq.consumer.Delivery", lambda tag, task, _last: Delivery(tag, task, last=True)
+    )
+
+    def handle(tasks: Sequence[Task]) -> None:
+        if effects.done:
+            raise Trouble("locked")
+        if len(tasks) > 1:
+            raise ValueError("something in here")
+        effects.handle(tasks)
+
+    publisher.publish(tasks_of(20))
+    consumer = consuming(handle=handle)
+    until(lambda: consumer.stats().troubles >= 1)
+    assert consumer.stop(timeout_seconds=WAIT)
+    assert depth(prefix, AWARD) == 0
+    assert len(effects.done) == 1
+
+
+def test_a_message_that_loses_its_consumers_is_taken_apart(
+    publisher: RabbitPublisher, effects: Effects, consuming: Callable[..., RabbitConsumer], prefix: str
+) -> None:
+    sent = tasks_of(30)
+    publisher.publish(sent)
+    lose_consumers(prefix, times=UNFOLD_DELIVERIES)
+    gate = threading.Event()
+
+    def handle(tasks: Sequence[Task]) -> None:
+        assert gate.wait(WAIT)
+        effects.handle(tasks)
+
+    consuming(handle=handle, prefetch=1)
+    until(lambda: depth(prefix, AWARD) >= 28)  # one in hand, as only one may be
+    gate.set()
+    until(lambda: len(effects.done) >= 30)
+    assert effects.ids == [task.message_id for task in sent]
+    assert depth(prefix, f"{AWARD}.parked") == 0
+
+
+def lose_consumers(prefix: str, *, times: int) -> None:
+    """Have the queue's first message delivered so often to somebody who dies of it."""
+    for _ in range(times):
+        dying = Link(endpoint_of(URL), name="test dying")
+        dying.consume(f"{prefix}{AWARD}", tag="t", prefetch=1)
+        until(lambda link=dying: link.read(0.1) and bool(link.arrivals))
+        dying.close()
+
+
+def test_tasks_that_were_parked_together_are_settled_one_by_one(
+    publisher: RabbitPublisher, effects: Effects, consuming: Callable[..., RabbitConsumer], prefix: str
+) -> None:
+    sent = tasks_of(5)
+    publisher.publish(sent)
+    lose_consumers(prefix, times=DELIVERIES_MAX + 1)
+    parking = RabbitParking(URL, prefix=prefix, topics=TOPICS)
+    until(lambda: parking.count() == 1)
+    assert [parked.message_id for parked in parking.list()] == [task.message_id for task in sent]
+    until(lambda: parking.count() == 1)
+    assert parking.drop(sent[1].message_id) == 1
+    assert parking.redrive(sent[3].message_id) == 1
+    assert [parked.message_id for parked in parking.list()] == [sent[n].message_id for n in (0, 2, 4)]
+    assert {parked.reason for parked in parking.list()} == {
+        "delivered 20 times, and every time its consumer was lost"
+    }
+    until(lambda: parking.count() == 3)
+    consuming()
+    until(lambda: effects.done == [sent[3]])
+    assert parking.redrive() == 3
+    until(lambda: len(effects.done) == 4)
 
 
 def test_what_a_lost_connection_delivered_is_forgotten(
@@ -484,11 +591,7 @@ def test_a_message_that_kills_its_consumers_ends_up_parked(
 ) -> None:
     deadly = tasks_of(1)[0]
     publisher.publish([deadly._replace(attempts=3)])
-    for _ in range(DELIVERIES_MAX + 1):
-        dying = Link(endpoint_of(URL), name="test dying")
-        dying.consume(f"{prefix}{AWARD}", tag="t", prefetch=1)
-        until(lambda link=dying: link.read(0.1) and bool(link.arrivals))
-        dying.close()
+    lose_consumers(prefix, times=DELIVERIES_MAX + 1)
     parking = RabbitParking(URL, prefix=prefix, topics=TOPICS)
     until(lambda: parking.count() == 1)
     (parked,) = parking.list()
@@ -553,7 +656,7 @@ def test_stop_is_bounded_and_leaves_the_rest_to_the_broker(
         assert gate.wait(WAIT)
         effects.handle(tasks)
 
-    publisher.publish(tasks_of(200))
+    one_by_one(publisher, tasks_of(200))
     consumer = consuming(handle=handle, prefetch=10)
     until(lambda: depth(prefix, AWARD) == 190)
     started = time.monotonic()
@@ -574,7 +677,7 @@ def test_a_consumer_that_never_ran_can_be_stopped(prefix: str, effects: Effects)
 
 def test_depths_leave_out_queues_that_do_not_exist(prefix: str, publisher: RabbitPublisher) -> None:
     assert queue_depths(URL, prefix, TOPICS) == {}
-    publisher.publish(tasks_of(3, topic=REBATE))
+    one_by_one(publisher, tasks_of(3, topic=REBATE))
     assert queue_depths(URL, prefix, TOPICS) == {AWARD: 0, f"{AWARD}.parked": 0, REBATE: 3, f"{REBATE}.parked": 0}
 
 
@@ -612,4 +715,4 @@ def test_tls_is_verified(prefix: str, tmp_path: Path, monkeypatch: pytest.Monkey
     with pytest.raises(Trouble, match="certificate verify failed"):
         RabbitPublisher(url.replace("localhost", "127.0.0.1"), prefix=prefix, topics=TOPICS).publish(tasks_of(1))
     proxy.close()
-    assert depth(prefix, AWARD) == 600
+    assert depth(prefix, AWARD) == 10  # five messages each

@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bigmarket.bus.rabbitmq.endpoint import endpoint_of
-from bigmarket.bus.rabbitmq.frames import Address, Arrival, NotUnderstood, delivery_handler, task_of
+from bigmarket.bus.rabbitmq.frames import Address, Arrival, NotUnderstood, delivery_handler, tasks_of
 from bigmarket.bus.rabbitmq.topology import BACKOFF_MS, queues, retry_queue
 from bigmarket.errors import BadInput
 from bigmarket.outbox.task import ATTEMPTS_MAX, Task
@@ -90,21 +90,49 @@ def test_a_wrong_url_is_refused_and_not_repeated(url: str) -> None:
     assert "secret" not in str(refusal.value)
 
 
-@given(
-    st.builds(
-        Task,
-        st.text(st.characters(codec="utf-8"), min_size=1, max_size=60),
-        st.text(st.characters(codec="utf-8"), min_size=1),
-        st.just(TOPIC),
-        st.binary(min_size=1, max_size=20_000),
-        st.integers(0, 2**31 - 1),
-    ),
-    st.text(max_size=300),
+TEXT = st.characters(codec="utf-8")
+TASKS = st.builds(
+    Task,
+    st.text(TEXT, min_size=1, max_size=60),
+    st.text(TEXT, min_size=1),
+    st.just(TOPIC),
+    st.text(TEXT, min_size=1, max_size=20_000).map(str.encode),
+    st.integers(0, 2**31 - 1),
 )
+
+
+@given(TASKS, st.text(max_size=300))
 def test_what_is_packed_is_understood(task: Task, reason: str) -> None:
     arrival = arrival_of(Address("p.q", topic=TOPIC).pack(task, reason=reason))
-    assert task_of(arrival, topic=TOPIC) == task
+    assert tasks_of(arrival, topic=TOPIC) == [task]
     assert (arrival.delivery_tag, arrival.consumer_tag) == (7, "q")
+
+
+@given(st.lists(TASKS, max_size=200), st.integers(1, 64 << 10))
+def test_what_is_folded_is_understood_in_order(tasks: list[Task], room: int) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("bigmarket.bus.rabbitmq.frames.FOLD_BYTES_MAX", room)
+        messages = [arrival_of(packed) for packed in Address("p.q", topic=TOPIC).fold(tasks)]
+    folded = [tasks_of(arrival, topic=TOPIC) for arrival in messages]
+    assert [task for some in folded for task in some] == tasks
+    assert all(len(some) == 1 or len(some) <= 64 for some in folded)
+    assert all(len(some) == 1 or sum(len(task.message) for task in some) <= room for some in folded)
+
+
+def test_one_task_alone_travels_as_it_is() -> None:
+    address = Address("p.q", topic=TOPIC)
+    assert list(address.fold([TASK])) == [address.pack(TASK)]
+    assert list(address.fold([])) == []
+    assert [len(list(address.fold([TASK] * n))) for n in (2, 64, 65, 129)] == [1, 1, 2, 3]
+
+
+@pytest.mark.parametrize(
+    "body", [b"{", b"{}", b"[]", b'[["m","ann",0]]', b'[["","ann",0,"{}"]]', b'[["m","ann",-1,"{}"]]', b"\xff"]
+)
+def test_a_list_that_is_none_is_not_understood(body: bytes) -> None:
+    kind = "application/vnd.bigmarket.tasks+json"
+    with pytest.raises(NotUnderstood, match="no list of tasks"):
+        tasks_of(arrival_with(body, message_id="m", content_type=kind, type=TOPIC), topic=TOPIC)
 
 
 def test_the_library_reads_our_frames() -> None:
@@ -158,7 +186,7 @@ def test_ids_that_do_not_fit_are_refused() -> None:
 )
 def test_a_message_that_is_none_of_ours_says_why(arrival: Arrival, why: str) -> None:
     with pytest.raises(NotUnderstood, match=why):
-        task_of(arrival, topic=TOPIC)
+        tasks_of(arrival, topic=TOPIC)
 
 
 def test_a_heartbeat_inside_a_delivery_is_no_part_of_it() -> None:

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import structlog
 
 from bigmarket.bus.rabbitmq.endpoint import endpoint_of
-from bigmarket.bus.rabbitmq.frames import Address, Arrival, NotUnderstood, task_of
+from bigmarket.bus.rabbitmq.frames import Address, Arrival, NotUnderstood, deliveries_of, tasks_of
 from bigmarket.bus.rabbitmq.link import Link
 from bigmarket.bus.rabbitmq.publisher import Sender
 from bigmarket.bus.rabbitmq.topology import BACKOFF_MS, queues, retry_queue
@@ -20,8 +20,10 @@ from bigmarket.outbox.task import REASON_MAX, Task, failed
 
 log = structlog.get_logger(__name__)
 
-PREFETCH = 64
+PREFETCH = 64  # messages, of as many tasks as share one
+BATCH_MAX = 256  # tasks
 HEARTBEAT_SECONDS = 60
+UNFOLD_DELIVERIES = 3  # one of the tasks may be what its consumers die of; alone it harms no other
 IDLE_SECONDS = 0.2  # how long a look for messages takes when there are none; ``stop`` waits for it
 PAUSE_MIN_SECONDS = 0.05
 PAUSE_MAX_SECONDS = 2.0
@@ -40,21 +42,23 @@ class ConsumerStats(NamedTuple):
 
 
 class Delivery(NamedTuple):
-    """A task and the tag by which its message is settled."""
+    """A task and the tag of its message, which is settled with ``last``, the last of its tasks."""
 
     tag: int
     task: Task
+    last: bool
 
 
 class RabbitConsumer:
-    """Has messages handled in batches of what has arrived, all topics mixed, at most ``prefetch`` at a time.
+    """Has tasks handled in batches of what has arrived, all topics mixed, at most ``prefetch`` messages in hand.
 
     ``handle`` returns when the effects of all tasks given are committed; it raises a ``Trouble`` when the machinery
     failed, which counts against no message, anything else when a message is at fault. ``park`` writes a task that
     failed too often, and why, to where a person finds it, or raises a ``Trouble``. Either may see a task again.
 
-    A failed message waits in the retry queue of its attempt (``backoff_ms``, one wait per attempt but the last). One
-    that cannot be understood, or was delivered too often because its consumer died, goes to the parking queue.
+    A failed task waits in the retry queue of its attempt (``backoff_ms``, one wait per attempt but the last), in a
+    message of its own. A message that cannot be understood, or was delivered too often because its consumer died,
+    goes to the parking queue; one of several tasks is taken apart before that.
     """
 
     def __init__(
@@ -74,6 +78,7 @@ class RabbitConsumer:
         self._name = f"bigmarket {name}"
         self._topics = {f"{prefix}{topic}": topic for topic in topics}
         self._queues = queues(prefix, topics, backoff_ms=backoff_ms)
+        self._again = {topic: Address(queue, topic=topic) for queue, topic in self._topics.items()}
         self._retries = {
             topic: [Address(retry_queue(queue, wait_ms=wait_ms), topic=topic) for wait_ms in backoff_ms]
             for queue, topic in self._topics.items()
@@ -83,7 +88,7 @@ class RabbitConsumer:
         self._park = park
         self._now_ms = now_ms
         self._prefetch = prefetch
-        self._batch_max = prefetch
+        self._batch_max = BATCH_MAX
         self._pause_seconds = PAUSE_MIN_SECONDS
         self._link: Link | None = None
         self._inbox: deque[Delivery] = deque()
@@ -153,11 +158,22 @@ class RabbitConsumer:
         while link.arrivals:
             arrival = link.arrivals.popleft()
             try:
-                task = task_of(arrival, topic=self._topics[arrival.consumer_tag])
+                tasks = tasks_of(arrival, topic=self._topics[arrival.consumer_tag])
+                suspect = len(tasks) > 1 and deliveries_of(arrival) >= UNFOLD_DELIVERIES
             except NotUnderstood as why:
                 self._put_aside(link, arrival, why)
+                continue
+            if suspect:
+                self._take_apart(link, arrival, tasks)
             else:
-                self._inbox.append(Delivery(arrival.delivery_tag, task))
+                last = len(tasks) - 1
+                self._inbox += [Delivery(arrival.delivery_tag, task, n == last) for n, task in enumerate(tasks)]
+
+    def _take_apart(self, link: Link, arrival: Arrival, tasks: Sequence[Task]) -> None:
+        """Send each task again in a message of its own. Raises ``Trouble``; then the broker keeps them together."""
+        self._sender.send([self._again[task.topic].pack(task) for task in tasks])
+        link.ack(arrival.delivery_tag)
+        log.warning("message taken apart after its consumers were lost", tasks=len(tasks), topic=tasks[0].topic)
 
     def _put_aside(self, link: Link, arrival: Arrival, why: NotUnderstood) -> None:
         link.reject(arrival.delivery_tag)
@@ -167,8 +183,9 @@ class RabbitConsumer:
     def _serve(self, link: Link, batch: Sequence[Delivery]) -> None:
         """Have the batch handled, acknowledge what is settled, keep the rest in hand.
 
-        Deliveries are settled in order, so one acknowledgement covers them. In trouble the rest is not returned to
-        the broker, which would count that as a delivery and park innocent messages in a long outage.
+        Tasks are settled in order, so one acknowledgement covers the messages whose last task is. In trouble the rest
+        is not returned to the broker, which would count that as a delivery and park innocent messages in a long
+        outage.
         """
         settled = 0
 
@@ -192,12 +209,13 @@ class RabbitConsumer:
                 settled = 1
             raise
         else:
-            self._batch_max = min(self._prefetch, self._batch_max * 2)
+            self._batch_max = min(BATCH_MAX, self._batch_max * 2)
             self._pause_seconds = PAUSE_MIN_SECONDS
         finally:
             self._inbox.extendleft(reversed(batch[settled:]))
-            if settled:
-                link.ack(batch[settled - 1].tag, multiple=True)
+            whole = next((delivery.tag for delivery in reversed(batch[:settled]) if delivery.last), None)
+            if whole is not None:
+                link.ack(whole, multiple=True)
 
     def _fail(self, task: Task, fault: Exception) -> None:
         failure = failed(task, reason=f"{type(fault).__name__}: {fault}", now_ms=self._now_ms())

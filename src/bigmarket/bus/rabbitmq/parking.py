@@ -5,15 +5,17 @@ from __future__ import annotations
 import time
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import chain
 from typing import NamedTuple
 
 from bigmarket.bus.rabbitmq.endpoint import endpoint_of
-from bigmarket.bus.rabbitmq.frames import Address, Arrival, NotUnderstood, properties_of, task_of
-from bigmarket.bus.rabbitmq.link import WINDOW_MESSAGES, Link
+from bigmarket.bus.rabbitmq.frames import Address, Arrival, NotUnderstood, properties_of, tasks_of
+from bigmarket.bus.rabbitmq.link import Link
 from bigmarket.bus.rabbitmq.topology import BACKOFF_MS, DELIVERIES_MAX, parked_queue, queues
 
 PARKED_MAX = 1_000
 SCAN_MAX = 10_000  # messages that one call looks at in one queue
+SETTLED_TOGETHER = 64  # messages
 SILENCE_SECONDS = 2.0  # a queue that delivers nothing for so long has no more
 
 _TAG = "parking"
@@ -59,8 +61,9 @@ class RabbitParking:
         for topic in self._queues:
             left = limit - len(found)
             with self._linked() as link:
-                found += [_parked(arrival, topic=topic) for arrival in self._look(link, topic, limit=left)]
-        return found
+                for arrival in self._look(link, topic, limit=left):
+                    found += _parked(arrival, topic=topic)
+        return found[:limit]
 
     def redrive(self, message_id: str | None = None) -> int:
         """Send that parked message, or all (None), to its consumer again, no attempt counted; how many there were."""
@@ -71,20 +74,23 @@ class RabbitParking:
         return sum(self._settle(topic, message_id, again=False) for topic in self._queues)
 
     def _settle(self, topic: str, message_id: str | None, *, again: bool) -> int:
-        address = Address(self._queues[topic], topic=topic)
+        queue = self._queues[topic]
+        lot = Address(parked_queue(queue), topic=topic)
+        address = Address(queue, topic=topic) if again else None
         with self._linked() as link:
             chosen = [
-                arrival
+                (arrival, count)
                 for arrival in self._look(link, topic, limit=SCAN_MAX)
-                if message_id is None or _message_id(arrival) == message_id
+                if (count := _count(arrival, message_id, topic=topic))
             ]
-            for start in range(0, len(chosen), WINDOW_MESSAGES):
-                window = chosen[start : start + WINDOW_MESSAGES]
-                if again:
-                    link.publish([_repacked(arrival, address, topic=topic) for arrival in window])
-                for arrival in window:
+            for start in range(0, len(chosen), SETTLED_TOGETHER):
+                some = [arrival for arrival, _ in chosen[start : start + SETTLED_TOGETHER]]
+                link.publish(
+                    [m for arrival in some for m in _instead_of(arrival, message_id, address, lot, topic=topic)]
+                )
+                for arrival in some:
                     link.ack(arrival.delivery_tag)
-            return len(chosen)
+        return sum(count for _, count in chosen)
 
     def _look(self, link: Link, topic: str, *, limit: int) -> Sequence[Arrival]:
         """Up to ``limit`` messages, unsettled: the broker takes them back when the link closes."""
@@ -124,28 +130,30 @@ def queue_depths(
     return {name.removeprefix(prefix): depth for name, depth in depths.items() if depth is not None}
 
 
-def _parked(arrival: Arrival, *, topic: str) -> ParkedMessage:
+def _parked(arrival: Arrival, *, topic: str) -> list[ParkedMessage]:
+    """A line for each of its tasks, or one for a message that is not understood."""
     try:
         properties = properties_of(arrival)
-        message_id, headers = properties.get("message_id", ""), properties.get("application_headers") or {}
-    except NotUnderstood:
-        message_id, headers = "", {}
-    user_id, attempts = headers.get("user_id"), headers.get("attempts")
-    return ParkedMessage(
-        message_id,
-        user_id if isinstance(user_id, str) else "",
-        topic,
-        arrival.body,
-        attempts if isinstance(attempts, int) else 0,
-        _reason(arrival, headers, topic=topic),
-    )
-
-
-def _reason(arrival: Arrival, headers: dict[str, object], *, topic: str) -> str:
-    try:
-        task_of(arrival, topic=topic)
+        headers = properties.get("application_headers") or {}
     except NotUnderstood as why:
-        return f"{_NOT_UNDERSTOOD}{why}"
+        return [ParkedMessage("", "", topic, arrival.body, 0, f"{_NOT_UNDERSTOOD}{why}")]
+    try:
+        return [ParkedMessage(*task, _reason(headers)) for task in tasks_of(arrival, topic=topic)]
+    except NotUnderstood as why:
+        user_id, attempts = headers.get("user_id"), headers.get("attempts")
+        return [
+            ParkedMessage(
+                properties.get("message_id", ""),
+                user_id if isinstance(user_id, str) else "",
+                topic,
+                arrival.body,
+                attempts if isinstance(attempts, int) else 0,
+                f"{_NOT_UNDERSTOOD}{why}",
+            )
+        ]
+
+
+def _reason(headers: dict[str, object]) -> str:
     deaths = headers.get("x-death")
     death = deaths[0].get("reason") if isinstance(deaths, list) and deaths and isinstance(deaths[0], dict) else None
     if death == "delivery_limit":
@@ -153,15 +161,24 @@ def _reason(arrival: Arrival, headers: dict[str, object], *, topic: str) -> str:
     return str(headers.get("reason") or death or "unknown")
 
 
-def _message_id(arrival: Arrival) -> str | None:
-    try:
-        return properties_of(arrival).get("message_id")
-    except NotUnderstood:
-        return None
+def _count(arrival: Arrival, message_id: str | None, *, topic: str) -> int:
+    """How many of its tasks are meant: those of this id, or all (None)."""
+    ids = [parked.message_id for parked in _parked(arrival, topic=topic)]
+    return len(ids) if message_id is None else ids.count(message_id)
 
 
-def _repacked(arrival: Arrival, address: Address, *, topic: str) -> bytes:
+def _instead_of(
+    arrival: Arrival, message_id: str | None, address: Address | None, lot: Address, *, topic: str
+) -> list[bytes]:
+    """What takes a message's place: the tasks that are meant go to ``address``, if anywhere; others to ``lot``."""
     try:
-        return address.pack(task_of(arrival, topic=topic)._replace(attempts=0))
+        tasks = tasks_of(arrival, topic=topic)
     except NotUnderstood:
-        return address.repack(arrival)
+        return [] if address is None else [address.repack(arrival)]
+    messages = []
+    for task in tasks:
+        if message_id is not None and task.message_id != message_id:
+            messages.append(lot.pack(task, reason=_reason(properties_of(arrival).get("application_headers") or {})))
+        elif address is not None:
+            messages.append(address.pack(task._replace(attempts=0)))
+    return messages

@@ -62,14 +62,17 @@ class RabbitPublisher:
         )
 
     def publish(self, tasks: Sequence[Task]) -> None:
-        """Publish all, persistent and mandatory, and wait until each is confirmed, at most 5 s for every 256.
+        """Publish all, persistent and mandatory, and wait until each is confirmed, at most 5 s per 256 messages.
 
         Raises NotFound for a topic without a queue and BadInput for a message id over 255 bytes, both before anything
         is sent. Raises ``Trouble`` when the broker cannot be reached, does not confirm in time, refuses because a
         queue is full, or lost a queue: then any of the tasks may have been sent and may be sent again. After a lost
         queue the next call declares the queues anew.
         """
-        self._sender.send([self._address(task.topic).pack(task) for task in tasks])
+        topics: dict[str, list[Task]] = {}
+        for task in tasks:
+            topics.setdefault(task.topic, []).append(task)
+        self._sender.send([m for topic, some in topics.items() for m in self._address(topic).fold(some)])
 
     def close(self) -> None:
         """Close the connection, if there is one."""
