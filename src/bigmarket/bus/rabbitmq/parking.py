@@ -85,9 +85,8 @@ class RabbitParking:
             ]
             for start in range(0, len(chosen), SETTLED_TOGETHER):
                 some = [arrival for arrival, _ in chosen[start : start + SETTLED_TOGETHER]]
-                link.publish(
-                    [m for arrival in some for m in _instead_of(arrival, message_id, address, lot, topic=topic)]
-                )
+                instead = [_instead_of(arrival, message_id, address, lot, topic=topic) for arrival in some]
+                link.publish(list(chain.from_iterable(instead)))
                 for arrival in some:
                     link.ack(arrival.delivery_tag)
         return sum(count for _, count in chosen)
