@@ -26,8 +26,8 @@ SCARCE = 1_000  # where fewer units than that may be left afterwards, the row is
 class DeliveryStatements:
     """The templates of one engine (bulk.py). Keys and values stand in the order that ``SqlDeliveryTx`` gives them in.
 
-    ``find_accounts`` locks; ``move_accounts`` counts ``opened_counts`` for an account that it opens, ``moved_counts``
-    for one that it moves and neither for one that is not open.
+    ``find_accounts`` locks; ``move_accounts`` leaves an account alone that is not open, and counts ``moved_counts``
+    for each that it moves, but not for one that is not open.
     """
 
     find_records: str
@@ -49,7 +49,6 @@ class DeliveryStatements:
     find_rebates: str
     settle_rebates: str
     finish_tasks: str
-    opened_counts: int
     moved_counts: int
 
 
@@ -173,15 +172,11 @@ class SqlDeliveryTx:
         return {order_id for order_id, state in states.items() if state == "create"}
 
     def _move(self, earned: dict[str, int]) -> None:
-        states = dict(self._bulk.select(self._sql.find_accounts, [(user_id,) for user_id in sorted(earned)]))
-        if any(state != "open" for state in states.values()):
-            raise CreditAccountClosed("The user's credit account is not open; nothing was credited.")
+        """Move each account once, opening those that are missing; when they were not all there and open, look why."""
         accounts = [(user_id, cents, cents) for user_id, cents in sorted(earned.items())]
-        expected = len(states) * self._sql.moved_counts + (len(accounts) - len(states)) * self._sql.opened_counts
         moved = self._bulk.write(self._sql.move_accounts, accounts)
-        # One that others opened and closed since counts as one that was opened here.
-        if moved != expected or self.closed_accounts(earned.keys() - states.keys()):
-            raise Contention("Others opened or closed a credit account meanwhile; nothing was credited.")
+        if moved != len(accounts) * self._sql.moved_counts and self.closed_accounts(earned):
+            raise CreditAccountClosed("The user's credit account is not open; nothing was credited.")
 
     def _insert_trades(self, trades: Sequence[CreditTrade], *, now_ms: int) -> None:
         for suffix, some in self._split.parts(trades, lambda trade: trade.user_id):

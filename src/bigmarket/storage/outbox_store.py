@@ -19,6 +19,11 @@ class OutboxStore(ABC):
 
     split: SplitTables
 
+    @staticmethod
+    @abstractmethod
+    def in_one(*columns: str) -> str:
+        """What a SELECT asks for: all rows of these columns as one JSON array."""
+
     @abstractmethod
     def reading(self) -> AbstractContextManager[Connection]:
         """One read transaction with quick queries."""
@@ -34,7 +39,7 @@ class OutboxStore(ABC):
     def due_tasks(self, now_ms: int, *, limit: int) -> Sequence[Task]:
         """Tasks that the relay should deliver now."""
         with self.reading() as connection:
-            return tasks.due_tasks(connection, now_ms=now_ms, limit=limit)
+            return tasks.due_tasks(connection, in_one=self.in_one, now_ms=now_ms, limit=limit)
 
     def finish_tasks(self, message_ids: Sequence[str]) -> None:
         """Delete tasks that are done."""

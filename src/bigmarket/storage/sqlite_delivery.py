@@ -124,6 +124,5 @@ STATEMENTS = DeliveryStatements(
     find_rebates=_FIND_REBATES,
     settle_rebates=_SETTLE_REBATES,
     finish_tasks=_FINISH_TASKS,
-    opened_counts=1,
     moved_counts=1,
 )

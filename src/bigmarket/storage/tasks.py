@@ -2,34 +2,40 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 
-from sqlalchemy import Connection, delete, func, insert, select, update
+from sqlalchemy import Connection, delete, func, insert, select, text, update
 from sqlalchemy.exc import IntegrityError
 
 from bigmarket.award.message import SEND_AWARD
 from bigmarket.outbox.parking import ParkedTask
 from bigmarket.outbox.task import Backlog, Task, TaskFailure
 from bigmarket.rebate.message import SEND_REBATE
+from bigmarket.storage.bulk import decode_rows
 from bigmarket.storage.routing import SplitTables
 from bigmarket.storage.schema import task, user_award_record, user_behavior_rebate_order
 
 DROPPED = "Given up by an operator."
 
+InOne = Callable[..., str]  # an engine's way to say: all rows of these columns as one JSON array
+
 _OPEN = task.c.state.in_(("create", "fail"))
 _PARKED = task.c.state == "parked"
 
 
-def due_tasks(connection: Connection, *, now_ms: int, limit: int) -> list[Task]:
-    """Up to ``limit`` tasks that are due, oldest first.
+def due_tasks(connection: Connection, *, in_one: InOne, now_ms: int, limit: int) -> list[Task]:
+    """Up to ``limit`` tasks that are due, oldest first, read as one row (bulk.py).
 
     The table holds unfinished tasks only, and message ids sort by time: reading it by its key needs no index.
     """
-    columns = (task.c.message_id, task.c.user_id, task.c.topic, task.c.message, task.c.attempts)
-    query = select(*columns).where(_OPEN, task.c.next_at_ms <= now_ms).order_by(task.c.message_id).limit(limit)
-    rows = connection.execute(query)
-    return [Task(m, user, topic, body_of(body), attempts) for m, user, topic, body, attempts in rows]
+    query = text(f"""
+SELECT {in_one("message_id", "user_id", "topic", "message", "attempts")} FROM (
+  SELECT message_id, user_id, topic, message, attempts FROM task
+  WHERE state IN ('create', 'fail') AND next_at_ms <= :now_ms ORDER BY message_id LIMIT :limit) AS due""")
+    found = connection.execute(query, {"now_ms": now_ms, "limit": limit}).scalar_one()
+    rows = sorted(decode_rows(found)) if found else []  # no row at all is NULL on MySQL
+    return [Task(m, user, topic, body.encode(), attempts) for m, user, topic, body, attempts in rows]
 
 
 def write_task(connection: Connection, new: Task, *, due_ms: int) -> None:
