@@ -35,6 +35,12 @@ def test_anyone_can_compute_a_roll_from_the_published_recipe() -> None:
     assert roll(SEED, ORDER, purpose="award", faces=1000) == int.from_bytes(digest[:16], "big") % 1000
 
 
+@given(st.binary(min_size=1, max_size=200), st.text(st.characters(codec="utf-8"), max_size=40))
+def test_it_is_hmac_with_seeds_of_any_length(seed: bytes, order_id: str) -> None:
+    digest = hmac.new(seed, f"{order_id}|award|0".encode(), sha256).digest()
+    assert roll(seed, order_id, purpose="award", faces=1 << 127) == int.from_bytes(digest[:16], "big") % (1 << 127)
+
+
 def test_a_number_in_the_uneven_rest_is_rolled_again() -> None:
     faces = (1 << 126) + (1 << 125)  # two laps of 3 * 2^125 in a space of 8 * 2^125: a quarter is rolled again
     limit = (1 << 128) - (1 << 128) % faces
