@@ -126,7 +126,10 @@ class SlowToBegin:
 
 @contextmanager
 def stuck(served: Served, *, queued: int) -> Iterator[list[httpx.Response]]:
-    """Let the database keep the only lane waiting: one draw in its hands, ``queued`` in its queue; their answers."""
+    """Let the database keep the only lane waiting: one draw in its hands, ``queued`` in its queue; their answers.
+
+    Those are let in however long their turn does not come.
+    """
     answers: list[httpx.Response] = []
 
     def draw(number: int) -> None:
@@ -138,6 +141,7 @@ def stuck(served: Served, *, queued: int) -> Iterator[list[httpx.Response]]:
     desk = lane._desk
     store = SlowToBegin(desk._store)
     lane._desk = DrawDesk(store, live=desk._live)
+    wait_seconds, lane._wait_seconds = lane._wait_seconds, 60.0
     try:
         threads[0].start()
         assert store.asked.wait(10)
@@ -146,7 +150,7 @@ def stuck(served: Served, *, queued: int) -> Iterator[list[httpx.Response]]:
         eventually(lambda: lane.waiting == queued)
         yield answers
     finally:
-        lane._desk = desk
+        lane._desk, lane._wait_seconds = desk, wait_seconds
         store.answering.set()
     for thread in threads:
         thread.join(10)

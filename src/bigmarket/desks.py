@@ -76,6 +76,7 @@ class DrawDesk:
     """Draws (draw.py). It is asked for a user id, an activity id and a request id or None."""
 
     noun = "draw"
+    writes = True
 
     def __init__(self, store: DrawStore, *, live: Live, fetch_stock: FetchStock = nothing_elsewhere) -> None:
         self._store = store
@@ -105,6 +106,7 @@ class BehaviorDesk:
     """
 
     noun = "behavior"
+    writes = True
 
     def __init__(self, store: BehaviorStore, *, live: Live, ids: Ids) -> None:
         self._store = store
@@ -134,6 +136,7 @@ class ExchangeDesk:
     """Exchanges (activity/exchange.py). It is asked for a user id, a sku and a request id or None."""
 
     noun = "exchange"
+    writes = True
 
     def __init__(self, store: ExchangeStore, *, live: Live, fetch_stock: FetchStock = nothing_elsewhere) -> None:
         self._store = store

@@ -32,6 +32,8 @@ RETRY_SECONDS_MAX = 0.3  # no further try once a batch has taken so long
 JITTER_SECONDS = 0.02
 FETCH_SECONDS_MAX = 0.6  # no further units are fetched for a batch that has taken so long
 SPLIT_SECONDS_MAX = 1.2  # nor is one halved that keeps losing races
+WAIT_SHARE = 0.35  # of the longest wait in the queue is what a new request may have to expect
+PACE_SHARE = 0.3  # of the newest batch in what is thought of the next ones
 LOG_SECONDS = 1.0  # a failing lane says so once in this time
 SETTLE_ATTEMPTS_MAX = 5
 SETTLE_WAIT_SECONDS = 0.2
@@ -58,8 +60,13 @@ class Desk(Protocol[Made]):
         ...
 
     @property
+    def writes(self) -> bool:
+        """Whether serving a request changes anything; if not, one that is late has spent nothing."""
+        ...
+
+    @property
     def open(self) -> Callable[[], AbstractContextManager[Any]]:
-        """One write transaction: committed when the block ends, rolled back when it raises.
+        """One transaction: committed when the block ends, rolled back when it raises.
 
         Raises ``Contention`` (nothing was written, another try may succeed), ``StorageFull`` (nothing was written)
         or ``OutcomeUnknown`` (the connection was lost around the commit).
@@ -110,7 +117,9 @@ class LaneStats(NamedTuple):
 class LaneSettings:
     """``queue_max`` requests wait at most in a lane, ``batch_max`` share a transaction at most.
 
-    A request that waited for ``queue_seconds`` is refused, unspent, rather than served after its caller gave up.
+    A request that waited for ``queue_seconds`` is refused, unspent, rather than served after its caller gave up; so
+    is, when it comes, one that has to expect ``WAIT_SHARE`` of that: what is let in is served soon, however much more
+    comes.
     """
 
     lanes: int = 1
@@ -134,17 +143,21 @@ class Lane(Generic[Made]):
     ) -> None:
         self._desk = desk
         self.noun = desk.noun
+        self.writes = desk.writes
         self._now_ms = now_ms
         self._ids = ids
         self._hand_over = hand_over
         self._hand_tasks = hand_tasks
         self._settings = settings
+        self._wait_seconds = settings.queue_seconds * WAIT_SHARE
         self._queue: SimpleQueue[Submission | None] = SimpleQueue()
         self._thread = threading.Thread(target=self._run, name=f"{desk.noun} lane", daemon=True)
         self._accepting = True
         self._log_again_at = 0.0
         self._failures_unlogged = 0
         self._began = 0.0
+        self._head_at = 0.0  # the first in the queue came no earlier
+        self._seconds_each = 0.0  # that a request in a large batch takes, of late
         self.batches = self.made = self.refusals = self.troubles = self.retries = 0
 
     def start(self) -> None:
@@ -152,10 +165,25 @@ class Lane(Generic[Made]):
         self._thread.start()
 
     def submit(self, submission: Submission) -> None:
-        """Queue a request. Raises ``Overloaded`` when the queue is full or the lane is stopping."""
-        if not self._accepting or self._queue.qsize() >= self._settings.queue_max:
-            raise Overloaded(f"Too many {self.noun}s are waiting; nothing was spent. Try again in a moment.")
+        """Queue a request. Raises ``Overloaded`` when the lane is ``crowded``."""
+        if self.crowded():
+            raise overloaded(self.noun)
+        if self._queue.empty():
+            self._head_at = submission.queued_at
         self._queue.put(submission)
+
+    def crowded(self) -> bool:
+        """Whether a request is refused now: the queue is full or hardly moves, or the lane is stopping."""
+        if not self._accepting:
+            return True
+        waiting = self._queue.qsize()
+        if not waiting:
+            return False
+        return (
+            waiting >= self._settings.queue_max
+            or waiting * self._seconds_each > self._wait_seconds
+            or time.monotonic() - self._head_at > self._wait_seconds
+        )
 
     def stop(self, *, timeout_seconds: float) -> bool:
         """Serve what is queued, then end; whether that was done in time."""
@@ -187,6 +215,7 @@ class Lane(Generic[Made]):
             while item is not None:
                 batch.append(item)
                 if len(batch) >= self._settings.batch_max:
+                    self._head_at = item.queued_at
                     return batch, False
                 item = get_nowait()
         except Empty:
@@ -214,6 +243,13 @@ class Lane(Generic[Made]):
         if result.tasks:
             self._hand_tasks(result.tasks)
         self._settle_all(batch, result.answers)
+        self._keep_pace(len(batch), time.monotonic() - self._began)
+
+    def _keep_pace(self, served: int, seconds: float) -> None:
+        """Note how fast requests are served. What a small batch takes for each is more than a large one would."""
+        each = seconds / served
+        if each < self._seconds_each or served * 2 > self._settings.batch_max:
+            self._seconds_each += (each - self._seconds_each) * PACE_SHARE
 
     def _settle_all(self, batch: Sequence[Submission], answers: Sequence[Made | BigmarketError]) -> None:
         self._count(answers)
@@ -324,6 +360,16 @@ def _unknown(noun: str) -> OutcomeUnknown:
     )
 
 
+def late(noun: str) -> Overloaded:
+    """What is said of a request that changes nothing and whose answer did not come in time."""
+    return Overloaded(f"The {noun} is late; nothing was spent. Try again in a moment.")
+
+
+def overloaded(noun: str) -> Overloaded:
+    """What a request is told that is refused because of those before it."""
+    return Overloaded(f"Too many {noun}s are waiting; nothing was spent. Try again in a moment.")
+
+
 def set_futures(settled: Settled) -> None:
     """The hand-over for callers that wait in threads: replies are ``concurrent.futures.Future``."""
     for reply, answer in settled:
@@ -372,10 +418,22 @@ class LaneSet(Generic[Made]):
         """What a request asks for, where there are lanes."""
         return self.lanes[0].noun
 
+    @property
+    def writes(self) -> bool:
+        """Whether requests change anything, where there are lanes."""
+        return self.lanes[0].writes
+
     def start(self) -> None:
         """Start every lane's thread."""
         for lane in self.lanes:
             lane.start()
+
+    def crowded(self) -> bool:
+        """Whether a request would be refused now, whoever it is about."""
+        for lane in self.lanes:  # noqa: SIM110  asked for every request, and the first mostly tells
+            if not lane.crowded():
+                return False
+        return True
 
     def submit(self, user_id: str, *asked: Any, reply: object) -> None:
         """Queue a request; ``hand_over`` gets ``(reply, answer)``. Raises ``Overloaded``; then nothing was queued.
@@ -388,13 +446,15 @@ class LaneSet(Generic[Made]):
         lane.submit(Submission((user_id, *asked), time.monotonic(), reply))
 
     def ask(self, user_id: str, *asked: Any, timeout_seconds: float) -> Made:
-        """Submit and wait (with the default hand-over). Raises the refusal; ``OutcomeUnknown`` after the time-out."""
+        """Submit and wait (with the default hand-over). Raises the refusal; after the time-out ``OutcomeUnknown``,
+        or ``Overloaded`` where nothing can have been spent.
+        """
         future: Future[Made | BigmarketError] = Future()
         self.submit(user_id, *asked, reply=future)
         try:
             answer = future.result(timeout_seconds)
         except TimeoutError:
-            raise _unknown(self.noun) from None
+            raise (_unknown(self.noun) if self.writes else late(self.noun)) from None
         if isinstance(answer, BigmarketError):
             raise answer
         return answer

@@ -1,8 +1,8 @@
-"""Puts the edge together: the hot calls in front, FastAPI with v1, health and documentation behind it."""
+"""Puts the edge together: the hot calls, and FastAPI with v1, health and documentation."""
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Mapping
 from importlib.resources import as_file, files
 from typing import Any
 
@@ -17,8 +17,8 @@ from starlette.exceptions import HTTPException
 from bigmarket.api import health, v1
 from bigmarket.api.asgi import App, Receive, Scope, Send
 from bigmarket.api.auth import Callers
-from bigmarket.api.errors import NoSuchPath, Unreadable, broken
-from bigmarket.api.hot import EXPOSED, HotCalls, error_reply
+from bigmarket.api.errors import NoSuchPath, Unreadable, WrongMethod, broken
+from bigmarket.api.hot import EXPOSED, HotCall, HotCalls, error_reply
 from bigmarket.api.limits import Limits
 from bigmarket.api.metrics import Metrics
 from bigmarket.api.openapi import components
@@ -41,11 +41,11 @@ Trouble of the machinery is HTTP 503 and never a losing ticket; `Bigmarket-Outco
 
 def build_app(
     world: World, *, waiting: Waiting, limits: Limits | None = None, snapshots: Snapshots | None = None
-) -> App:
-    """The ASGI application that serves ``world``; ``waiting`` is where the world's lanes hand their answers to.
+) -> tuple[App, HotCalls]:
+    """The ASGI application that serves ``world``, and the hot calls, which connections answer without it.
 
-    ``limits`` are those of the world's settings, unless given; ``snapshots`` are the metrics of this service's other
-    workers.
+    ``waiting`` is where the world's lanes hand their answers to; ``limits`` are those of the world's settings, unless
+    given; ``snapshots`` are the metrics of this service's other workers.
     """
     calls = v1.hot_calls(world)
     limits = limits or Limits.of(world.settings)
@@ -67,20 +67,20 @@ def build_app(
     app.include_router(health.router)
     add_player_page(app, world)
     _add_docs(app, callers)
-    return HotCalls(app, calls, world=world, waiting=waiting, callers=callers, limits=limits, origins=origins)
+    return app, HotCalls(calls, world=world, waiting=waiting, callers=callers, limits=limits, origins=origins)
 
 
 def build_work_app(world: World) -> App:
     """The ASGI application of a process that does not draw: health and metrics only."""
     app = FastAPI(title="bigmarket work", openapi_url=None, docs_url=None, redoc_url=None, redirect_slashes=False)
     callers = Callers.of(world.settings, now_ms=world.now_ms)
-    _equip(app, world, Metrics(world, {}), callers=callers, limits=Limits(), hot=())
+    _equip(app, world, Metrics(world, {}), callers=callers, limits=Limits(), hot={})
     app.include_router(health.router)
     return app
 
 
 def _equip(
-    app: FastAPI, world: World, metrics: Metrics, *, callers: Callers, limits: Limits, hot: Collection[str]
+    app: FastAPI, world: World, metrics: Metrics, *, callers: Callers, limits: Limits, hot: Mapping[str, HotCall]
 ) -> None:
     """What every application has: the World, its health, and our way to answer faults."""
     app.state.world = world
@@ -94,7 +94,9 @@ def _equip(
 class Cold:
     """ASGI: guards all but the hot calls: who may call, how often, how many at once; no fault gets out as it is."""
 
-    def __init__(self, app: App, *, world: World, callers: Callers, limits: Limits, hot: Collection[str]) -> None:
+    def __init__(
+        self, app: App, *, world: World, callers: Callers, limits: Limits, hot: Mapping[str, HotCall]
+    ) -> None:
         self._app = app
         self._live = world.live
         self._callers = callers
@@ -139,14 +141,18 @@ class Cold:
             scope.setdefault("state", {})["caller"] = caller
             switches = self._live.switches
             if switches.limited:
-                await self._limits.spend(switches, scope, caller)
-        if scope["path"] in self._hot:
-            raise NoSuchPath(405, "This call is made with POST.")
+                peer = scope["client"][0] if scope["client"] else None
+                asking = self._limits.spend(switches, peer, scope["headers"], caller)
+                if asking is not None:
+                    await asking
+        call = self._hot.get(scope["path"])
+        if call is not None:
+            raise WrongMethod(call.methods)
 
 
 async def _send_error(error: BigmarketError, send: Send) -> None:
     reply = error_reply(error)
-    allow = [(b"allow", b"POST")] if reply.status == 405 else []
+    allow = [(b"allow", ", ".join(error.methods).encode())] if isinstance(error, WrongMethod) else []
     await send({"type": "http.response.start", "status": reply.status, "headers": [*reply.headers, *allow]})
     await send({"type": "http.response.body", "body": reply.body})
 

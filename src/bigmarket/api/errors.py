@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import msgspec
@@ -66,6 +67,14 @@ class NoSuchPath(Unreadable):
 
     code = "no_such_path"
     v1_code = "0001"
+
+
+class WrongMethod(NoSuchPath):
+    """A call that is made with other methods."""
+
+    def __init__(self, methods: Sequence[str]) -> None:
+        super().__init__(405, f"This call is made with {' or '.join(methods)}.")
+        self.methods = methods
 
 
 class Unauthorized(BigmarketError):

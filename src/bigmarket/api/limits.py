@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import ipaddress
 import math
-from collections.abc import Sequence
+from collections.abc import Coroutine, Sequence
 from functools import lru_cache
+from typing import Any
 
-from bigmarket.api.asgi import Scope
+from bigmarket.api.asgi import Headers
 from bigmarket.api.auth import Caller
 from bigmarket.api.buckets import Buckets, Draft
 from bigmarket.api.errors import RateLimited
@@ -35,20 +36,27 @@ class Limits:
         """As the settings say."""
         return cls(redis_url=settings.redis, proxies=settings.proxy_networks)
 
-    async def spend(self, switches: Switches, scope: Scope, caller: Caller, *, user_id: str | None = None) -> None:
-        """Count a call of the caller's, about this user. Raises ``RateLimited``; then it was not counted."""
+    def spend(
+        self, switches: Switches, peer: str | None, headers: Headers, caller: Caller, *, user_id: str | None = None
+    ) -> Coroutine[Any, Any, None] | None:
+        """Count a call of the caller's, about this user, who called from ``peer`` with these headers.
+
+        Raises ``RateLimited``; then it was not counted. Where Redis counts, it is what comes of awaiting the result.
+        """
         drafts: list[Draft] = []
         if switches.address_rate is not None and not caller.keyed:
-            drafts.append((f"address {address_of(scope, self._proxies)}", switches.address_rate))
+            drafts.append((f"address {address_of(peer, headers, self._proxies)}", switches.address_rate))
         if switches.user_rate is not None and user_id is not None:
             drafts.append((f"user {user_id}", switches.user_rate))
-        if not drafts:
-            return
-        wait = None if self._redis is None else await self._redis.take(drafts)
-        if wait is None:
-            wait = self._buckets.take(drafts)
-        if wait > 0:
-            raise RateLimited("Too many calls; nothing was spent. Try again later.", retry_seconds=math.ceil(wait))
+        if drafts and self._redis is not None:
+            return self._spend_in_redis(self._redis, drafts)
+        if drafts:
+            _refuse_for(self._buckets.take(drafts))
+        return None
+
+    async def _spend_in_redis(self, redis: RedisBuckets, drafts: Sequence[Draft]) -> None:
+        wait = await redis.take(drafts)
+        _refuse_for(self._buckets.take(drafts) if wait is None else wait)
 
     async def close(self) -> None:
         """Give connections back."""
@@ -56,28 +64,32 @@ class Limits:
             await self._redis.close()
 
 
-def address_of(scope: Scope, proxies: Sequence[Network]) -> str:
+def _refuse_for(seconds: float) -> None:
+    if seconds > 0:
+        raise RateLimited("Too many calls; nothing was spent. Try again later.", retry_seconds=math.ceil(seconds))
+
+
+def address_of(peer: str | None, headers: Headers, proxies: Sequence[Network]) -> str:
     """Where the call comes from: the peer or, behind proxies of ours, the last address that is none of theirs.
 
     An IPv6 address stands for its network of 64 bits.
     """
-    client = scope.get("client")
-    peer = _address(client[0]) if client else None
-    if peer is None:
+    found = None if peer is None else _address(peer)
+    if found is None:
         return "unknown"
-    if proxies and _within(peer, proxies):
-        for hop in reversed(_forwarded(scope)):
+    if proxies and _within(found, proxies):
+        for hop in reversed(_forwarded(headers)):
             address = _address(hop)
             if address is None:  # what is left of it is nobody's word
                 break
-            peer = address
+            found = address
             if not _within(address, proxies):
                 break
-    return _bucket_of(peer)
+    return _bucket_of(found)
 
 
-def _forwarded(scope: Scope) -> list[str]:
-    lines = [value.decode("latin-1") for name, value in scope["headers"] if name == b"x-forwarded-for"]
+def _forwarded(headers: Headers) -> list[str]:
+    lines = [value.decode("latin-1") for name, value in headers if name == b"x-forwarded-for"]
     return [word.strip() for word in ",".join(lines).split(",")][-_FORWARDED_MAX:]
 
 

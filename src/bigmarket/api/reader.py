@@ -43,9 +43,7 @@ async def read_body(receive: Receive, headers: Mapping[bytes, bytes], *, bytes_m
 
 async def read_bytes(receive: Receive, headers: Mapping[bytes, bytes], *, bytes_max: int) -> bytes:
     """The whole body, of whatever type. Raises ``Unreadable`` (413) or ``ClientGone``. The caller bounds the time."""
-    declared = headers.get(b"content-length")
-    if declared is not None and (not declared.isdigit() or int(declared) > bytes_max):
-        _too_large(bytes_max)
+    check_length(headers.get(b"content-length"), bytes_max=bytes_max)
     message = await receive()
     if message["type"] == "http.disconnect":
         raise ClientGone
@@ -53,7 +51,7 @@ async def read_bytes(receive: Receive, headers: Mapping[bytes, bytes], *, bytes_
     if message.get("more_body", False):
         body = await _rest(receive, body, bytes_max=bytes_max)
     if len(body) > bytes_max:
-        _too_large(bytes_max)
+        raise too_large(bytes_max)
     return body
 
 
@@ -66,13 +64,20 @@ async def _rest(receive: Receive, first: bytes, *, bytes_max: int) -> bytes:
             raise ClientGone
         body += message.get("body", b"")
         if len(body) > bytes_max:
-            _too_large(bytes_max)
+            raise too_large(bytes_max)
         more = message.get("more_body", False)
     return bytes(body)
 
 
-def _too_large(bytes_max: int) -> NoReturn:
-    raise Unreadable(413, f"The body is larger than {bytes_max} bytes.")
+def check_length(declared: bytes | None, *, bytes_max: int) -> None:
+    """Raise ``Unreadable`` with 413 when a ``content-length`` announces too much."""
+    if declared is not None and (not declared.isdigit() or int(declared) > bytes_max):
+        raise too_large(bytes_max)
+
+
+def too_large(bytes_max: int) -> Unreadable:
+    """What a body of more than ``bytes_max`` is answered."""
+    return Unreadable(413, f"The body is larger than {bytes_max} bytes.")
 
 
 def check_content_type(value: bytes | None, body: bytes) -> None:

@@ -97,14 +97,17 @@ class Server(uvicorn.Server):
         self._ready = ready
         self._limits = Limits.of(world.settings)
         self.url = url_of(world.settings)
+        app, hot = (
+            (build_work_app(world), None)
+            if waiting is None
+            else build_app(world, waiting=waiting, limits=self._limits, snapshots=snapshots)
+        )
         super().__init__(
             uvicorn.Config(
-                build_work_app(world)
-                if waiting is None
-                else build_app(world, waiting=waiting, limits=self._limits, snapshots=snapshots),
+                app,
                 interface="asgi3",
                 loop="auto",  # uvloop where there is one
-                http=bounded(connections_max()),
+                http=bounded(connections_max(), hot),
                 ws="none",
                 lifespan="off",
                 access_log=False,
@@ -131,6 +134,8 @@ class Server(uvicorn.Server):
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Answer what is in flight, then let go."""
         await super().shutdown(sockets)
+        if self._waiting is not None:
+            self._waiting.give_up()
         await self._limits.close()
 
     @contextmanager

@@ -9,7 +9,6 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from ipaddress import ip_network
-from typing import Any
 
 import pytest
 import redis
@@ -99,9 +98,10 @@ def test_only_so_many_buckets_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
 # --- addresses ----------------------------------------------------------------------------------------------------
 
 
-def scope(peer: str | None, *forwarded: str) -> dict[str, Any]:
+def called(peer: str | None, *forwarded: str) -> tuple[str | None, list[tuple[bytes, bytes]]]:
+    """The peer and the headers of a call."""
     headers = [(b"x-forwarded-for", line.encode("latin-1")) for line in forwarded]
-    return {"client": None if peer is None else (peer, 5), "headers": [(b"host", b"x"), *headers]}
+    return peer, [(b"host", b"x"), *headers]
 
 
 @pytest.mark.parametrize(
@@ -126,12 +126,19 @@ def scope(peer: str | None, *forwarded: str) -> dict[str, Any]:
     ],
 )
 def test_where_a_call_comes_from(peer: str | None, forwarded: tuple[str, ...], address: str) -> None:
-    assert address_of(scope(peer, *forwarded), [ip_network("10.0.0.0/8"), ip_network("::1")]) == address
+    assert address_of(*called(peer, *forwarded), [ip_network("10.0.0.0/8"), ip_network("::1")]) == address
 
 
 # --- who is limited -----------------------------------------------------------------------------------------------
 
 STRICT = Switches(limited=True, user_rate=Rate(2, 60), address_rate=Rate(3, 60))
+
+
+async def spend(limits: Limits, caller: Caller, *, peer: str, user_id: str | None) -> None:
+    """One call."""
+    asking = limits.spend(STRICT, *called(peer), caller, user_id=user_id)
+    if asking is not None:
+        await asking
 
 
 def spent(limits: Limits, caller: Caller, *, times: int, user_id: str | None, peer: str = "9.9.9.9") -> list[bool]:
@@ -141,7 +148,7 @@ def spent(limits: Limits, caller: Caller, *, times: int, user_id: str | None, pe
         passed = []
         for _ in range(times):
             try:
-                await limits.spend(STRICT, scope(peer), caller, user_id=user_id)
+                await spend(limits, caller, peer=peer, user_id=user_id)
             except RateLimited:
                 passed.append(False)
             else:
@@ -163,8 +170,8 @@ def test_who_is_refused_learns_when_to_come_back() -> None:
     limits = Limits()
     assert spent(limits, ANYBODY, times=2, user_id="ann") == [True, True]
     with pytest.raises(RateLimited) as refused:
-        asyncio.run(limits.spend(STRICT, scope("9.9.9.9"), ANYBODY, user_id="ann"))
-    assert 29 <= refused.value.retry_seconds <= 30
+        asyncio.run(spend(limits, ANYBODY, peer="9.9.9.9", user_id="ann"))
+    assert 20 <= refused.value.retry_seconds <= 30
     assert headers_of(refused.value) == [(b"retry-after", str(refused.value.retry_seconds).encode())]
 
 
@@ -180,24 +187,21 @@ def test_a_server_of_ours_has_users_and_no_address() -> None:
 
 @pytest.fixture
 def asked_at(redis_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """Redis, with names of this test's own in it."""
+    """Redis, with names of this test's own in it; it is waited for, however slow the machine is."""
     prefix = f"bigmarket:test:{os.getpid()}:{time.monotonic_ns()}:"
     monkeypatch.setattr(redis_buckets, "PREFIX", prefix)
+    monkeypatch.setattr(redis_buckets, "TIMEOUT_SECONDS", 10.0)
     yield redis_url
     with redis.Redis.from_url(redis_url) as client:
         if left := client.keys(f"{prefix}*"):
             client.delete(*left)
 
 
-def takes(url: str, *drafts: Sequence[tuple[str, Rate]], pause: float = 0) -> list[float | None]:
+def takes(url: str, *drafts: Sequence[tuple[str, Rate]]) -> list[float | None]:
     async def ask() -> list[float | None]:
         buckets = RedisBuckets(url)
         try:
-            answers = []
-            for draft in drafts:
-                answers.append(await buckets.take(draft))
-                await asyncio.sleep(pause)
-            return answers
+            return [await buckets.take(draft) for draft in drafts]
         finally:
             await buckets.close()
 
@@ -205,18 +209,20 @@ def takes(url: str, *drafts: Sequence[tuple[str, Rate]], pause: float = 0) -> li
 
 
 def test_buckets_in_redis_empty_and_fill_up(asked_at: str) -> None:
-    slow, fast = [("ann", Rate(2, 60))], [("bob", Rate(1, 1))]
+    slow, fast = [("ann", Rate(2, 600))], [("bob", Rate(1, 2))]
     first, second, third = takes(asked_at, slow, slow, slow)
     assert (first, second) == (0, 0)
-    assert third == pytest.approx(30, abs=1)
-    assert [wait == 0 for wait in takes(asked_at, fast, fast, fast, pause=0.6)] == [True, False, True]
+    assert third == pytest.approx(300, abs=10)
+    assert [wait == 0 for wait in takes(asked_at, fast, fast)] == [True, False]
+    time.sleep(2.1)
+    assert takes(asked_at, fast) == [0]
     with redis.Redis.from_url(asked_at) as client:
         lives = [client.pttl(key) for key in client.keys(f"{redis_buckets.PREFIX}*")]
-    assert all(0 < life <= 60_000 for life in lives), "no bucket is kept once it is full"
+    assert all(0 < life <= 600_000 for life in lives), "no bucket is kept once it is full"
 
 
 def test_in_redis_too_one_is_taken_from_all_or_from_none(asked_at: str) -> None:
-    ann, home = ("ann", Rate(1, 60)), ("home", Rate(2, 60))
+    ann, home = ("ann", Rate(1, 600)), ("home", Rate(2, 600))
     answers = takes(asked_at, [home, ann], [home, ann], [home], [home])
     assert [answer == 0 for answer in answers] == [True, False, True, False]
 
@@ -233,8 +239,7 @@ def test_many_at_once_take_no_more_than_there_is(asked_at: str) -> None:
                 await buckets.close()
 
     answers = asyncio.run(ask())
-    assert answers.count(0) == 10 or None in answers  # None: this machine was slower than the time-out
-    assert answers.count(0) <= 10
+    assert answers.count(0) == 10
 
 
 def test_limits_hold_across_processes_while_redis_answers(asked_at: str) -> None:
@@ -244,7 +249,7 @@ def test_limits_hold_across_processes_while_redis_answers(asked_at: str) -> None
         passed = []
         for limits in (one, other, one, other):
             try:
-                await limits.spend(STRICT, scope("9.9.9.9"), ANYBODY, user_id="ann")
+                await spend(limits, ANYBODY, peer="9.9.9.9", user_id="ann")
             except RateLimited:
                 passed.append(False)
             else:
@@ -280,16 +285,21 @@ def proxied(url: str) -> Iterator[tuple[Proxy, str]]:
         yield proxy, f"redis://127.0.0.1:{proxy.port}/{target.get('db', 0)}"
 
 
-def test_a_redis_that_hangs_costs_one_call_the_time_out_and_the_others_nothing(asked_at: str) -> None:
+def test_a_redis_that_hangs_costs_one_call_the_time_out_and_the_others_nothing(
+    asked_at: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(redis_buckets, "TIMEOUT_SECONDS", 0.5)
+    monkeypatch.setattr(redis_buckets, "PAUSE_SECONDS", 60.0)
     with proxied(asked_at) as (proxy, url):
         proxy.silence()
         started = time.monotonic()
         assert takes(url, *([[("ann", Rate(1, 60))]] * 20)) == [None] * 20
-        assert time.monotonic() - started < 0.5
+        assert 0.5 <= time.monotonic() - started < 20 * 0.5, "one of them waited"
 
 
 def test_redis_is_asked_again_after_a_pause(asked_at: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(redis_buckets, "PAUSE_SECONDS", 0.1)
+    monkeypatch.setattr(redis_buckets, "TIMEOUT_SECONDS", 0.5)
     with proxied(asked_at) as (proxy, url):
 
         async def ask() -> tuple[float | None, float | None, list[float | None]]:
