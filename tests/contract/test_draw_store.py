@@ -17,6 +17,7 @@ from bigmarket.storage import schema as t
 from bigmarket.storage.campaigns import load_live
 from bigmarket.storage.contract import Store
 from bigmarket.storage.doctor import TASK_LAG_LIMIT_MS, examine
+from bigmarket.storage.draw_tx import SqlDrawTx
 from bigmarket.storage.mysql_draw import MySqlDrawTx
 from bigmarket.storage.sqlite import Turnstile
 from databases import on_sqlite
@@ -86,14 +87,13 @@ def test_two_users_may_use_the_same_request_id(store: Store) -> None:
     assert ann.order_id != bob.order_id
 
 
-def test_an_open_order_is_drawn_once(store: Store) -> None:
-    live = armed(store)
-    give(store, "ann")
+def leave_open(store: Store, user: str) -> None:
+    """A raffle order that took its quota and is still owed its draw, as imports leave one."""
     with store.writing() as connection:
         connection.execute(
-            insert(store.split.table_of(t.user_raffle_order, "ann")).values(
+            insert(store.split.table_of(t.user_raffle_order, user)).values(
                 order_id="OPEN",
-                user_id="ann",
+                user_id=user,
                 activity_id=1,
                 order_state="create",
                 order_day="2026-11-20",
@@ -101,9 +101,15 @@ def test_an_open_order_is_drawn_once(store: Store) -> None:
             )
         )
         connection.execute(
-            text("""UPDATE raffle_activity_account SET total_count_surplus = total_count_surplus - 1,
+            text("""UPDATE raffle_activity_account SET open_orders = 1, total_count_surplus = total_count_surplus - 1,
                     month_count_surplus = month_count_surplus - 1, day_count_surplus = day_count_surplus - 1""")
         )
+
+
+def test_an_open_order_is_drawn_once(store: Store) -> None:
+    live = armed(store)
+    give(store, "ann")
+    leave_open(store, "ann")
     answers = draw(store, live, [("ann", "r1"), "ann"])
     assert [isinstance(a, Drawn) and a.order_id == "OPEN" for a in answers] == [True, False]
     assert draw(store, live, [("ann", "r1")])[0] == answers[0]
@@ -238,6 +244,18 @@ def test_teeth_without_the_account_update_doctor_sees_the_leak(store: Store) -> 
     live = armed(store)
     _stale_batch(store, live, _Forgetful)
     assert {f.name for f in examine(store, now_ms=NOON) if not f.ok} == {"Q2"}
+
+
+def test_teeth_without_the_count_of_open_orders_doctor_sees_it(store: Store) -> None:
+    live = armed(store)
+    give(store, "ann")
+    leave_open(store, "ann")
+    with store.drawing() as tx:
+        assert isinstance(tx, SqlDrawTx)
+        guarded, uncounted = tx._guarded, tx._sql.count_used_open_orders
+        tx._guarded = lambda sql, rows: None if sql == uncounted else guarded(sql, rows)  # type: ignore[method-assign]
+        draw_batch(tx, [DrawRequest(IDS.make(NOON), "ann", 1, None)], live=live, now_ms=NOON)
+    assert {f.name for f in examine(store, now_ms=NOON) if not f.ok} == {"Q4"}
 
 
 class _Taskless(_Around):

@@ -40,6 +40,7 @@ def fill(store: Store, *, users: int) -> None:
         name = user(number)
         rows.setdefault("raffle_activity_account", []).append(
             {"user_id": name, "activity_id": 1, "month": "2026-11", "day": "2026-11-20"}
+            | {"open_orders": int(number % 4 == 0)}
             | {f"{period}_count{left}": 50 for period in ("total", "month", "day") for left in ("", "_surplus")}
         )
         for order in range(ORDERS_EACH):

@@ -98,7 +98,7 @@ def test_an_open_order_is_the_draw_that_reaches_the_tier(store: Store) -> None:
             )
         )
         connection.execute(
-            text("""UPDATE raffle_activity_account SET total_count_surplus = total_count_surplus - 1,
+            text("""UPDATE raffle_activity_account SET open_orders = 1, total_count_surplus = total_count_surplus - 1,
                     month_count_surplus = month_count_surplus - 1, day_count_surplus = day_count_surplus - 1""")
         )
     draw(store, live, ["ann", "ann"])

@@ -741,13 +741,13 @@ def test_a_split_that_broke_off_between_its_statements_is_finished(databases: Da
             migrate(store)
             with store.migrating() as connection:
                 connection.execute(text("CREATE TABLE user_raffle_order_000 LIKE user_raffle_order"))
-                connection.execute(text("DROP INDEX ix_raffle_order_open ON user_raffle_order_000"))
+                connection.execute(text("DROP INDEX uq_raffle_order_request_id ON user_raffle_order_000"))
                 user_raffle_order.drop(connection)
             prepare(Stores(store, (store,), split.routing), now_ms=NOON)
             with store.reading() as connection:
                 assert connection.execute(text("SELECT COUNT(*) FROM user_raffle_order")).scalar_one() == 0
                 made = str(connection.execute(text("SHOW CREATE TABLE user_raffle_order_003")).one()[1])
-            assert "ix_raffle_order_open" in made
+            assert "uq_raffle_order_request_id" in made
         finally:
             store.close()
 

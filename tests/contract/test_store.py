@@ -159,6 +159,14 @@ def test_a_full_shelf_refuses_more_even_without_the_guard(store: Store) -> None:
     assert_healthy(store)
 
 
+def owing(user: str, *, orders: int) -> dict[str, object]:
+    """The account of a user with so many raffle orders open."""
+    periods = {"month": "2026-11", "day": "2026-11-20"}
+    counts = {f"{period}_count": orders for period in ("total", "month", "day")}
+    left = {f"{period}_count_surplus": 0 for period in ("total", "month", "day")}
+    return {"user_id": user, "activity_id": 1, "open_orders": orders, **periods, **counts, **left}
+
+
 def test_many_open_orders_of_one_user_are_all_loaded(store: Store) -> None:
     """As JSON they fill more than the megabyte at which some engines cut an aggregated text off."""
     users, each = [f"{n}" + "🎁" * 100 for n in range(8)], 400
@@ -177,6 +185,7 @@ def test_many_open_orders_of_one_user_are_all_loaded(store: Store) -> None:
         ]
         with store.writing() as connection:
             connection.execute(insert(orders), rows)
+            connection.execute(insert(t.raffle_activity_account), owing(user, orders=each))
     with store.drawing() as tx:
         snapshot = tx.load([DrawRequest("new", user, 1, None) for user in users])
     assert {key: len(orders) for key, orders in snapshot.open_orders.items()} == {(user, 1): each for user in users}

@@ -271,6 +271,10 @@ def _account_here(row: NewRow, here: _Here) -> bool:
 
 def _write(connection: Connection, plan: _Plan, split: SplitTables) -> None:
     """Rows first; the stock that everybody shares last."""
+    orders = [row.values for row in plan.fresh[t.user_raffle_order]]
+    owed = Counter((row["user_id"], row["activity_id"]) for row in orders if row["order_state"] == "create")
+    for account in plan.fresh[t.raffle_activity_account]:
+        account.values["open_orders"] = owed[account.values["user_id"], account.values["activity_id"]]
     for table, rows in plan.fresh.items():
         insert_rows(connection, table, [row.values for row in rows], split=split)
     taken: Counter[StockKey] = Counter()

@@ -175,6 +175,16 @@ CHECKS = (
                      OR a.day_count <> COALESCE(q.day, 0)"""),
     ),
     Check(
+        "Q4",
+        "open raffle orders = what their account counts",
+        _query("""SELECT a.user_id, a.activity_id, a.open_orders, COALESCE(o.orders, 0) AS orders
+                  FROM raffle_activity_account a
+                  LEFT JOIN (SELECT user_id, activity_id, COUNT(*) AS orders FROM user_raffle_order
+                             WHERE order_state = 'create' GROUP BY user_id, activity_id) o
+                    ON o.user_id = a.user_id AND o.activity_id = a.activity_id
+                  WHERE a.open_orders <> COALESCE(o.orders, 0)"""),
+    ),
+    Check(
         "D1",
         "used raffle orders and award records are one to one, but for draws that a void gave back",
         _query("""SELECT o.order_id, o.order_state, 'no award record' AS fault FROM user_raffle_order o

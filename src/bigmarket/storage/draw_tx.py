@@ -6,6 +6,7 @@ Guards stay in the statements although the accounts are locked: they are what th
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from operator import attrgetter, itemgetter
@@ -32,7 +33,8 @@ class DrawStatements:
     insert_orders: str
     insert_records: str
     insert_tasks: str
-    use_open_order: str
+    use_open_orders: str
+    count_used_open_orders: str
     drop_wins: str
     insert_wins: str
     add_wins: str
@@ -55,11 +57,12 @@ class SqlDrawTx(ABC):
         users = sorted({(r.user_id, r.activity_id) for r in requests})  # everybody locks in this order
         repeats = sorted({(r.user_id, r.request_id) for r in requests if r.request_id is not None})
         found = self._bulk.select(self._sql.load_accounts, users)
-        accounts: dict[AccountKey, Account] = {(row[0], row[1]): Account(*row[2:]) for row in found}
+        accounts: dict[AccountKey, Account] = {(row[0], row[1]): Account(*row[2:-1]) for row in found}
+        owing = sorted((row[0], row[1]) for row in found if row[-1])  # only an import leaves orders open
         open_orders: dict[AccountKey, list[OpenOrder]] = {}
         settled: dict[tuple[str, str], Drawn] = {}
-        for suffix, keys in self._split.parts(users, user_first):
-            owed = self._bulk.select(at(self._sql.load_open_orders, suffix), self._open_order_keys(keys))
+        for suffix, keys in self._split.parts(owing, user_first):
+            owed = self._bulk.select(at(self._sql.load_open_orders, suffix), keys)
             for user_id, activity_id, order_id, day in sorted(owed, key=itemgetter(2)):  # the oldest first
                 open_orders.setdefault((user_id, activity_id), []).append(OpenOrder(order_id, day))
         for suffix, requested in self._split.parts(repeats, user_first):
@@ -91,11 +94,13 @@ class SqlDrawTx(ABC):
             self._bulk.write(at(self._sql.insert_orders, suffix), orders)
         for suffix, reused in self._split.parts(outcome.reused, by_user):
             rows = [(ticket.order_id, ticket.request_id) for ticket in reused]
-            self._guarded(at(self._sql.use_open_order, suffix), rows)
+            self._guarded(at(self._sql.use_open_orders, suffix), rows)
         for suffix, records in self._split.parts(outcome.records, by_user):
             self._bulk.write(at(self._sql.insert_records, suffix), records)
         due_ms = outcome.now_ms + self._grace_ms
         self._bulk.write(self._sql.insert_tasks, [task_row(task, due_ms) for task in outcome.tasks])
+        used = Counter((ticket.user_id, ticket.activity.activity_id) for ticket in outcome.reused)
+        self._guarded(self._sql.count_used_open_orders, [(*key, orders) for key, orders in sorted(used.items())])
         self._spend(outcome.spent)
         if outcome.won:
             self._count_wins(outcome.won)
@@ -108,10 +113,6 @@ class SqlDrawTx(ABC):
             rows = self._bulk.select(at(self._sql.find_draws, suffix), [(drawn.order_id,) for drawn in some])
             found |= {row[0]: Drawn(*row) for row in rows}
         return found
-
-    def _open_order_keys(self, users: Sequence[AccountKey]) -> Sequence[Row]:
-        """What ``load_open_orders`` looks for."""
-        return users
 
     @abstractmethod
     def _spend(self, spent: Mapping[AccountKey, Spending]) -> None:

@@ -14,7 +14,7 @@ from bigmarket.storage.schema import metadata
 MIGRATIONS = Path(__file__).parent / "migrations"
 
 #: The newest revision; alembic is loaded only when a database is at another.
-HEAD = "0003"
+HEAD = "0004"
 
 
 class Migrated(Protocol):

@@ -7,11 +7,10 @@ units again and again.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 from bigmarket.activity.stock import StockKey
 from bigmarket.draw import AccountKey, AwardRecordRow, RaffleOrderRow, Spending
-from bigmarket.storage.bulk import Row
 from bigmarket.storage.draw_tx import DrawStatements, SqlDrawTx
 from bigmarket.storage.mysql_bulk import BY_KEY, MySqlBulk, in_one
 from bigmarket.storage.routing import SplitTables
@@ -20,14 +19,14 @@ SCARCE = 1_000  # with fewer units left than that, a batch locks the row before 
 
 _ACCOUNT = in_one(
     "user_id", "activity_id", "total_count", "total_count_surplus", "month", "month_count", "month_count_surplus",
-    "day", "day_count", "day_count_surplus",
+    "day", "day_count", "day_count_surplus", "open_orders",
 )  # fmt: skip
 _LOAD_ACCOUNTS = f"""
 SELECT {_ACCOUNT} FROM raffle_activity_account {BY_KEY} WHERE (user_id, activity_id) IN ({{rows}}) FOR UPDATE"""
 
 _LOAD_OPEN_ORDERS = f"""
 SELECT {in_one("user_id", "activity_id", "order_id", "order_day")} FROM user_raffle_order
-WHERE (user_id, activity_id, order_state) IN ({{rows}})"""
+WHERE order_state = 'create' AND (user_id, activity_id) IN ({{rows}})"""
 
 _DRAWN = ("r.order_id", "r.user_id", "r.activity_id", "r.award_id", "r.award_title", "r.award_index")
 
@@ -69,6 +68,12 @@ UPDATE {table} AS v STRAIGHT_JOIN user_raffle_order AS o ON o.order_id = CONVERT
 SET o.order_state = 'used', o.request_id = v.c2
 WHERE o.order_state = 'create'"""
 
+_COUNT_USED_OPEN_ORDERS = f"""
+UPDATE {{table}} AS v STRAIGHT_JOIN raffle_activity_account AS a {BY_KEY}
+  ON a.user_id = v.c1 AND a.activity_id = v.c2
+SET a.open_orders = a.open_orders - v.c3
+WHERE a.open_orders >= v.c3"""
+
 _THE_WINS = f"user_award_count AS c {BY_KEY} ON c.user_id = v.c1 AND c.strategy_id = v.c2 AND c.award_id = v.c3"
 
 _DROP_WINS = f"DELETE c FROM {{table}} AS v STRAIGHT_JOIN {_THE_WINS} AND c.won = v.c4 AND c.epoch = v.c5"
@@ -107,7 +112,8 @@ STATEMENTS = DrawStatements(
     insert_orders=_INSERT_ORDERS,
     insert_records=_INSERT_RECORDS,
     insert_tasks=_INSERT_TASKS,
-    use_open_order=_USE_OPEN_ORDERS,
+    use_open_orders=_USE_OPEN_ORDERS,
+    count_used_open_orders=_COUNT_USED_OPEN_ORDERS,
     drop_wins=_DROP_WINS,
     insert_wins=_INSERT_WINS,
     add_wins=_ADD_WINS,
@@ -129,9 +135,6 @@ class MySqlDrawTx(SqlDrawTx):
         if scarce:
             stock |= {(row[0], row[1]): row[2] for row in self._rows.select(_LOCK_STOCK, scarce)}
         return stock
-
-    def _open_order_keys(self, users: Sequence[AccountKey]) -> Sequence[Row]:
-        return [(*key, "create") for key in users]
 
     def _spend(self, spent: Mapping[AccountKey, Spending]) -> None:
         """One statement for all accounts that lose the same number of draws in the same period: mostly one in all."""

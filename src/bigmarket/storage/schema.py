@@ -20,7 +20,6 @@ from sqlalchemy import (
     Table,
     Text,
     UniqueConstraint,
-    text,
 )
 from sqlalchemy.types import TypeEngine
 
@@ -322,9 +321,11 @@ raffle_activity_account = _clustered(
     Column("day", DAY, nullable=False, comment="yyyy-mm-dd that the day's counters belong to."),
     Column("day_count", BigInteger, nullable=False),
     Column("day_count_surplus", BigInteger, nullable=False),
+    Column("open_orders", Integer, nullable=False, server_default="0", comment="Its raffle orders in state create."),
     CheckConstraint("total_count_surplus BETWEEN 0 AND total_count", name="total_covered"),
     CheckConstraint("month_count_surplus BETWEEN 0 AND month_count", name="month_covered"),
     CheckConstraint("day_count_surplus BETWEEN 0 AND day_count", name="day_covered"),
+    CheckConstraint("open_orders >= 0", name="open_orders_counted"),
     comment="Q1: a user's draw quota; the month's and the day's counters roll over lazily.",
 )
 
@@ -367,10 +368,6 @@ user_raffle_order = _clustered(
     Column("order_time_ms", BigInteger, nullable=False),
     Column("request_id", String(64)),
     UniqueConstraint("user_id", "request_id", name="uq_raffle_order_request_id"),
-    # MySQL has no partial index: the state as last column keeps used orders out of the way there.
-    Index(
-        "ix_raffle_order_open", "user_id", "activity_id", "order_state", sqlite_where=text("order_state = 'create'")
-    ),
     _one_of("order_state", "create", "used", "cancel"),
     comment="D2: the right to draw once, at most one per (user, request_id).",
 )

@@ -15,6 +15,7 @@ from bigmarket.storage.sqlite_bulk import in_one
 _ACCOUNT = in_one(
     "a.user_id", "a.activity_id", "a.total_count", "a.total_count_surplus", "a.month", "a.month_count",
     "a.month_count_surplus", "a.day", "a.day_count", "a.day_count_surplus",
+    "a.open_orders",
 )  # fmt: skip
 _LOAD_ACCOUNTS = f"""
 SELECT {_ACCOUNT}
@@ -74,6 +75,11 @@ UPDATE user_raffle_order AS o SET order_state = 'used', request_id = v.column2
 FROM (VALUES {rows}) AS v
 WHERE o.order_id = v.column1 AND o.order_state = 'create'"""
 
+_COUNT_USED_OPEN_ORDERS = """
+UPDATE raffle_activity_account AS a SET open_orders = a.open_orders - v.column3
+FROM (VALUES {rows}) AS v
+WHERE a.user_id = v.column1 AND a.activity_id = v.column2 AND a.open_orders >= v.column3"""
+
 _DROP_WINS = """
 DELETE FROM user_award_count WHERE (user_id, strategy_id, award_id, won, epoch) IN (VALUES {rows})"""
 
@@ -115,7 +121,8 @@ STATEMENTS = DrawStatements(
     insert_orders=_INSERT_ORDERS,
     insert_records=_INSERT_RECORDS,
     insert_tasks=_INSERT_TASKS,
-    use_open_order=_USE_OPEN_ORDERS,
+    use_open_orders=_USE_OPEN_ORDERS,
+    count_used_open_orders=_COUNT_USED_OPEN_ORDERS,
     drop_wins=_DROP_WINS,
     insert_wins=_INSERT_WINS,
     add_wins=_ADD_WINS,
