@@ -24,7 +24,7 @@ from bigmarket.award.kinds import KINDS, OUTSIDE_KINDS
 from bigmarket.bus.in_process import InProcessBus
 from bigmarket.bus.published import PublishedBus
 from bigmarket.bus.rabbitmq import ParkedMessage, RabbitConsumer, RabbitParking, RabbitPublisher, queue_depths
-from bigmarket.desks import BehaviorDesk, DrawDesk, ExchangeDesk
+from bigmarket.desks import AccountDesk, BehaviorDesk, DrawDesk, ExchangeDesk, ShelfDesk
 from bigmarket.errors import BigmarketError, Trouble
 from bigmarket.ids import Ids
 from bigmarket.jobs.backlog import BacklogWatch
@@ -146,7 +146,7 @@ class World(Operations):
     """Everything that runs: the databases, the live configuration, the lanes, and the work after the draw.
 
     As a context manager it starts on entry and drains on exit. Without ``draws`` it has no lanes. ``lanes`` draw,
-    ``rebates`` take behaviors, ``exchanges`` sell draws for credits.
+    ``rebates`` take behaviors, ``exchanges`` sell draws for credits; ``accounts`` and ``shelves`` are only looked at.
     """
 
     def __init__(
@@ -176,7 +176,15 @@ class World(Operations):
         self.lanes = self._lanes_for([self._draw_desk(index) for index in shards], hand_over)
         self.rebates = self._lanes_for([self._behavior_desk(index) for index in shards], hand_over)
         self.exchanges = self._lanes_for([self._exchange_desk(index) for index in shards], hand_over)
-        self.lane_sets: Sequence[LaneSet[Any]] = (self.lanes, self.rebates, self.exchanges)
+        self.accounts = self._lanes_for([self._account_desk(index) for index in shards], hand_over)
+        self.shelves = self._lanes_for([self._shelf_desk()] if draws else [], hand_over)
+        self.lane_sets: Sequence[LaneSet[Any]] = (
+            self.lanes,
+            self.rebates,
+            self.exchanges,
+            self.accounts,
+            self.shelves,
+        )
 
     def __enter__(self) -> Self:
         self.live.start()
@@ -258,6 +266,14 @@ class World(Operations):
             return ExchangeDesk(shard, live=live)
         store = EscrowedExchanges(shard, self.escrow)
         return ExchangeDesk(store, live=live, fetch_stock=partial(self.escrow.fetch, index))
+
+    def _account_desk(self, index: int) -> AccountDesk:
+        """Looks at a shard's accounts."""
+        return AccountDesk(self.stores.shards[index], live=self._live_now)
+
+    def _shelf_desk(self) -> ShelfDesk:
+        """Looks at what is sold; one desk sees the stock of all shards."""
+        return ShelfDesk(self.stores, live=self._live_now)
 
     def _finish_stock_moves(self) -> None:
         """Whatever an earlier process left half-way; if a database does not answer yet, the job does it."""

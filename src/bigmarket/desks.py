@@ -15,6 +15,16 @@ from bigmarket.activity.exchange import (
     bundles_of,
     exchange_batch,
 )
+from bigmarket.activity.looking import (
+    AccountLook,
+    AccountSeen,
+    AccountsTx,
+    Shelf,
+    ShelfLook,
+    ShelvesTx,
+    look_at_accounts,
+    look_at_shelves,
+)
 from bigmarket.activity.model import LiveActivity
 from bigmarket.activity.quota import Bundle
 from bigmarket.activity.stock import StockKey
@@ -69,6 +79,22 @@ class ExchangeStore(Protocol):
 
     def find_payments(self, purchases: Sequence[Exchanged]) -> Mapping[str, str]:
         """The out_business_no of each payment that is written, by order id; never while a commit is under way."""
+        ...
+
+
+class LookStore(Protocol):
+    """What looks at accounts need of the store."""
+
+    def looking(self) -> AbstractContextManager[AccountsTx]:
+        """One read transaction. Raises ``Trouble``, whatever kind."""
+        ...
+
+
+class ShelfStores(Protocol):
+    """What looks at shelves need of an installation."""
+
+    def looking_at_shelves(self) -> AbstractContextManager[ShelvesTx]:
+        """One read transaction. Raises ``Trouble``, whatever kind."""
         ...
 
 
@@ -161,3 +187,54 @@ class ExchangeDesk:
         """Whether these were paid: all or none of a batch were."""
         found = self._store.find_payments(answers)
         return all(found.get(made.order_id) == made.out_business_no for made in answers)
+
+
+class AccountDesk:
+    """Looks at accounts (activity/looking.py).
+
+    It is asked for a user id, an activity id and whether the activity has to be armed.
+    """
+
+    noun = "account look"
+    writes = False
+
+    def __init__(self, store: LookStore, *, live: Live) -> None:
+        self._live = live
+        self.fetch_stock = nothing_elsewhere
+        self.open = store.looking
+
+    def request(self, order_id: str, user_id: str, activity_id: int, of_armed: bool) -> AccountLook:
+        """The look, with the order id that it was given."""
+        return AccountLook(order_id, user_id, activity_id, of_armed)
+
+    def serve(self, tx: AccountsTx, requests: Sequence[AccountLook], *, now_ms: int) -> BatchResult[AccountSeen]:
+        """Look at every account."""
+        return look_at_accounts(tx, requests, live=self._live(), now_ms=now_ms)
+
+    def were_made(self, answers: Sequence[AccountSeen]) -> bool:  # noqa: ARG002
+        """What was seen was seen, however the transaction ended."""
+        return True
+
+
+class ShelfDesk:
+    """Looks at shelves (activity/looking.py), which are nobody's: asked for an empty user id and an activity id."""
+
+    noun = "shelf look"
+    writes = False
+
+    def __init__(self, stores: ShelfStores, *, live: Live) -> None:
+        self._live = live
+        self.fetch_stock = nothing_elsewhere
+        self.open = stores.looking_at_shelves
+
+    def request(self, order_id: str, nobody: str, activity_id: int) -> ShelfLook:
+        """The look, with the order id that it was given."""
+        return ShelfLook(order_id, nobody, activity_id)
+
+    def serve(self, tx: ShelvesTx, requests: Sequence[ShelfLook], *, now_ms: int) -> BatchResult[Shelf]:  # noqa: ARG002
+        """Look at every shelf."""
+        return look_at_shelves(tx, requests, live=self._live())
+
+    def were_made(self, answers: Sequence[Shelf]) -> bool:  # noqa: ARG002
+        """What was seen was seen, however the transaction ended."""
+        return True

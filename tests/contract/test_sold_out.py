@@ -179,7 +179,8 @@ def test_with_several_shards_it_is_told_when_no_shard_has_a_unit(
             deliver()
             assert [line for line in logs if line["event"] == "sku sold out"] == []
             users(world, 0, 3)  # the first of them was credited before
-            assert world.stores.sku_stock_left([SKU]) == {SKU: 0}
+            with world.stores.looking_at_shelves() as tx:
+                assert tx.units_left([SKU]) == {SKU: 0}
             deliver()
         assert {**SOLD_OUT, "sku": SKU} in logs
         assert sum(world.sold_out) == sum(line["event"] == "sku sold out" for line in logs)

@@ -1,4 +1,4 @@
-"""Whether an activity takes draws and recharges now."""
+"""Whether an activity is there, and armed, and takes draws and recharges now."""
 
 from __future__ import annotations
 
@@ -23,3 +23,19 @@ def open_activity(
     if activity.revision is None:
         raise NotArmed(f"Activity {activity_id} is not armed; run: bigmarket armory {activity_id}")
     return activity, activity.revision
+
+
+def live_activity(activity_id: int, *, live: Mapping[int, LiveActivity]) -> LiveActivity:
+    """The activity as it runs, open or not. Raises NotFound."""
+    activity = live.get(activity_id)
+    if activity is None:
+        raise NotFound(f"There is no activity {activity_id}; load its campaign file with `bigmarket apply`.")
+    return activity
+
+
+def armed(activity: LiveActivity) -> Revision:
+    """What the activity runs by. Raises NotArmed."""
+    if activity.revision is None:
+        number = activity.activity_id
+        raise NotArmed(f"Activity {number} is not armed; run: bigmarket armory {number}")
+    return activity.revision

@@ -15,6 +15,7 @@ from sqlalchemy import Connection
 from bigmarket.activity.behavior import Behaved, BehaviorTx
 from bigmarket.activity.delivery import DeliveryTx
 from bigmarket.activity.exchange import Exchanged, ExchangeTx
+from bigmarket.activity.looking import LookTx
 from bigmarket.activity.orders import RechargeTx
 from bigmarket.draw import Drawn, DrawTx
 from bigmarket.outbox.parking import ParkedTask
@@ -52,6 +53,10 @@ class Store(Protocol):
 
     def find_payments(self, purchases: Sequence[Exchanged]) -> Mapping[str, str]:
         """The out_business_no of each payment that is written, by order id; never while a commit is under way."""
+        ...
+
+    def looking(self) -> AbstractContextManager[LookTx]:
+        """One read transaction of looks; it blocks nobody and waits for nobody."""
         ...
 
     def delivering(self) -> AbstractContextManager[DeliveryTx]:

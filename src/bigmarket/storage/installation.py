@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from sqlalchemy import Connection, Table, insert, inspect, select, text
 
+from bigmarket.activity.looking import ShelvesTx
 from bigmarket.activity.stock import SKUS
 from bigmarket.errors import Trouble
 from bigmarket.ids import Ids
 from bigmarket.storage import queries, schema, transfers
 from bigmarket.storage.contract import Store
+from bigmarket.storage.look_tx import EscrowedShelves
 from bigmarket.storage.migrate import migrate
 from bigmarket.storage.routing import Routing, SplitTables, part_of
 
@@ -55,11 +58,14 @@ class Stores:
             totals = queries.stock_totals(connection, strategy_id)
         return {award_id: None if total is None else total - gone[award_id] for award_id, total in totals.items()}
 
-    def sku_stock_left(self, skus: Sequence[int]) -> dict[int, int]:
-        """Units of these skus left anywhere; one that was never armed is left out."""
-        if not self.escrowed:
-            with self.config.reading() as connection:
-                return queries.sku_stock_left(connection, skus)
+    @contextmanager
+    def looking_at_shelves(self) -> Iterator[ShelvesTx]:
+        """One read transaction of the configuration, which sees stock wherever it is; it blocks nobody."""
+        with self.config.looking() as tx:
+            yield EscrowedShelves(tx, self._units_left) if self.escrowed else tx
+
+    def _units_left(self, skus: Sequence[int]) -> dict[int, int]:
+        """Units of these skus that the hub has in all, less what the shards have sold."""
         keys = [(SKUS, sku) for sku in skus]
         sold: Counter[int] = Counter()
         for shard in self.shards:

@@ -25,10 +25,12 @@ from bigmarket.errors import BigmarketError, Contention, OutcomeUnknown, Overloa
 from bigmarket.outbox.task import GRACE_MS
 from bigmarket.storage.delivery_tx import SqlDeliveryTx
 from bigmarket.storage.exchange_tx import SqlExchangeTx
-from bigmarket.storage.mysql_bulk import MySqlBulk
+from bigmarket.storage.look_tx import SqlLookTx
+from bigmarket.storage.mysql_bulk import MySqlBulk, in_one
 from bigmarket.storage.mysql_delivery import STATEMENTS as DELIVERY
 from bigmarket.storage.mysql_draw import MySqlDrawTx
 from bigmarket.storage.mysql_exchange import STATEMENTS as EXCHANGE
+from bigmarket.storage.mysql_look import STATEMENTS as LOOK
 from bigmarket.storage.mysql_rebate import STATEMENTS as REBATE
 from bigmarket.storage.outbox_store import OutboxStore
 from bigmarket.storage.rebate_tx import SqlBehaviorTx
@@ -68,6 +70,8 @@ class MySqlStore(OutboxStore):
 
     New tasks are left to this process for ``grace_ms``; 0 when it does not relay.
     """
+
+    in_one = staticmethod(in_one)
 
     def __init__(self, url: str, *, split: SplitTables = WHOLE, grace_ms: int = GRACE_MS) -> None:
         self.url = make_url(url)
@@ -109,6 +113,12 @@ class MySqlStore(OutboxStore):
         """The out_business_no of each payment that is written, by order id; waits for a commit that is under way."""
         with self._transaction() as cursor:
             return self._exchange_tx(cursor).find_payments(purchases)
+
+    @contextmanager
+    def looking(self) -> Iterator[SqlLookTx]:
+        """One transaction that only reads."""
+        with self._transaction() as cursor:
+            yield SqlLookTx(MySqlBulk(cursor), LOOK)
 
     @contextmanager
     def delivering(self) -> Iterator[SqlDeliveryTx]:

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import NamedTuple
-
 from sqlalchemy import Connection, select, text
 
 from bigmarket.activity.armory import read_revision
@@ -89,27 +86,6 @@ def stock_totals(connection: Connection, strategy_id: int) -> dict[int, int | No
     h = t.stock_hub.c
     rows = connection.execute(select(h.item_id, h.total).where(h.strategy_id == strategy_id))
     return {award_id: total for award_id, total in rows}  # noqa: C416
-
-
-def sku_stock_left(connection: Connection, skus: Sequence[int]) -> dict[int, int]:
-    """Units left of these skus in this database."""
-    s = t.sku_stock.c
-    rows = connection.execute(select(s.sku, s.alloc - s.sold).where(s.sku.in_(skus)))
-    return {sku: left for sku, left in rows}  # noqa: C416
-
-
-class Shelf(NamedTuple):
-    """How a sku is kept: the id of its counts, and the units there ever were."""
-
-    activity_count_id: int
-    stock_count: int
-
-
-def shelf_of(connection: Connection, activity_id: int) -> dict[int, Shelf]:
-    """The skus of an activity, as configured."""
-    s = t.raffle_activity_sku.c
-    rows = connection.execute(select(s.sku, s.activity_count_id, s.stock_count).where(s.activity_id == activity_id))
-    return {sku: Shelf(count_id, stock) for sku, count_id, stock in rows}
 
 
 def available_cents(connection: Connection, user_id: str) -> int:

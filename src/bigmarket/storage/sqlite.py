@@ -12,7 +12,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, closing, contextmanager
 from pathlib import Path
 
 from sqlalchemy import Connection, Engine, create_engine, event
@@ -25,15 +25,17 @@ from bigmarket.errors import BigmarketError, Contention, OutcomeUnknown, Storage
 from bigmarket.outbox.task import GRACE_MS
 from bigmarket.storage.delivery_tx import SqlDeliveryTx
 from bigmarket.storage.exchange_tx import SqlExchangeTx
+from bigmarket.storage.look_tx import SqlLookTx
 from bigmarket.storage.outbox_store import OutboxStore
 from bigmarket.storage.rebate_tx import SqlBehaviorTx
 from bigmarket.storage.recharging import SqlRechargeTx
 from bigmarket.storage.routing import WHOLE, SplitTables
-from bigmarket.storage.sqlite_bulk import SqliteBulk
+from bigmarket.storage.sqlite_bulk import SqliteBulk, in_one
 from bigmarket.storage.sqlite_delivery import STATEMENTS as DELIVERY
 from bigmarket.storage.sqlite_draw import STATEMENTS as DRAW
 from bigmarket.storage.sqlite_draw import SqliteDrawTx
 from bigmarket.storage.sqlite_exchange import STATEMENTS as EXCHANGE
+from bigmarket.storage.sqlite_look import STATEMENTS as LOOK
 from bigmarket.storage.sqlite_rebate import STATEMENTS as REBATE
 
 # A draw waits for the write lock for less than its caller waits for the draw, so that the answer can be "nothing was
@@ -103,6 +105,8 @@ class SqliteStore(OutboxStore):
     New tasks are left to this process for ``grace_ms``; 0 when it does not relay.
     """
 
+    in_one = staticmethod(in_one)
+
     def __init__(self, path: Path, *, split: SplitTables = WHOLE, grace_ms: int = GRACE_MS) -> None:
         self.path = path
         self.split = split
@@ -157,6 +161,18 @@ class SqliteStore(OutboxStore):
                 return self._exchange_tx(connection).find_payments(purchases)
             finally:
                 connection.close()
+
+    @contextmanager
+    def looking(self) -> Iterator[SqlLookTx]:
+        """One read transaction of looks, beside the writer: it takes no turn and no write lock."""
+        with translated(), closing(self._reader.raw_connection()) as pooled:
+            connection = pooled.driver_connection
+            assert isinstance(connection, sqlite3.Connection)
+            connection.execute("BEGIN")
+            try:
+                yield SqlLookTx(SqliteBulk(connection), LOOK)
+            finally:
+                _roll_back(connection)
 
     @contextmanager
     def delivering(self) -> Iterator[SqlDeliveryTx]:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from fastapi import APIRouter
 
-from bigmarket.api.v1 import activity, dcc, erp, history, hot, signing_in, stages, strategy
-from bigmarket.api.v1.hot import hot_calls, operations
+from bigmarket.api.hot import HotCall
+from bigmarket.api.v1 import activity, dcc, erp, history, hot, looking, signing_in, stages, strategy
+from bigmarket.app import World
 
 _SUBJECTS = (strategy.calls, activity.calls, signing_in.calls, history.calls, stages.calls, erp.calls, dcc.calls)
 
@@ -14,6 +17,17 @@ for _calls in _SUBJECTS:
     router.include_router(_calls.router)
 
 #: Every type that the OpenAPI document names.
-SCHEMAS = (*hot.SCHEMAS, *(kind for calls in _SUBJECTS for kind in calls.schemas))
+SCHEMAS = (*hot.SCHEMAS, *looking.SCHEMAS, *(kind for calls in _SUBJECTS for kind in calls.schemas))
+
+
+def hot_calls(world: World) -> dict[str, HotCall]:
+    """The calls that FastAPI does not route, by path."""
+    return hot.hot_calls(world) | looking.hot_calls(world)
+
+
+def operations() -> dict[str, Any]:
+    """Their operations, by path."""
+    return hot.operations() | looking.operations()
+
 
 __all__ = ["SCHEMAS", "hot_calls", "operations", "router"]

@@ -15,17 +15,12 @@ from typing import Annotated, Any, Literal, TypeVar
 import msgspec
 from fastapi import APIRouter, Depends, Request, Response
 
-from bigmarket.activity.model import LiveActivity
-from bigmarket.activity.quota import Account, empty_account, period_of, roll_over
-from bigmarket.activity.revision import Revision
 from bigmarket.api.auth import BY_TOKEN, CallerHere, OperatorHere, TokenUserHere, user_of
 from bigmarket.api.errors import Unreadable, success
 from bigmarket.api.openapi import operation
 from bigmarket.api.reader import BODY_BYTES_MAX, Int64, JsonReader, form_of, int_of, read_body, read_bytes, text_of
 from bigmarket.api.waiting import READ_SECONDS
 from bigmarket.app import World
-from bigmarket.errors import NotArmed, NotFound
-from bigmarket.storage.queries import account_of
 
 T = TypeVar("T", bound=msgspec.Struct)
 Method = Literal["GET", "POST"]
@@ -229,28 +224,3 @@ def credits_of(cents: int) -> float:
 def iso_of(ms: int) -> str:
     """Epoch milliseconds as v1 writes times: ``2026-11-21T04:26:27.000+00:00``."""
     return datetime.fromtimestamp(ms / 1000, tz=UTC).isoformat(timespec="milliseconds")
-
-
-def live_activity(world: World, activity_id: int) -> LiveActivity:
-    """The activity as it runs. Raises NotFound."""
-    activity = world.live.current.get(activity_id)
-    if activity is None:
-        raise NotFound(f"There is no activity {activity_id}; load its campaign file with `bigmarket apply`.")
-    return activity
-
-
-def armed(activity: LiveActivity) -> Revision:
-    """What the activity runs by. Raises NotArmed."""
-    if activity.revision is None:
-        number = activity.activity_id
-        raise NotArmed(f"Activity {number} is not armed; run: bigmarket armory {number}")
-    return activity.revision
-
-
-def account_now(world: World, user_id: str, activity: LiveActivity) -> Account:
-    """The user's account as of now; empty for a user who was never credited."""
-    period = period_of(world.now_ms(), zone=activity.zone)
-    with world.stores.of(user_id).reading() as connection:
-        account = account_of(connection, user_id, activity.activity_id) or empty_account(period)
-    roll_over(account, period)
-    return account

@@ -148,13 +148,13 @@ def _read_exchange_by_token(caller: Caller, headers: Headers, _: bytes, body: by
 
 
 def _read_sign(caller: Caller, headers: Headers, query: bytes, body: bytes) -> Words:
-    given = _parameters(headers, query, body)
+    given = parameters(headers, query, body)
     user_id = user_of(caller, text_of(given.get("userId", []), name="userId"))
     return user_id, SIGN, _activity_id(given), None
 
 
 def _read_sign_by_token(caller: Caller, headers: Headers, query: bytes, body: bytes) -> Words:
-    return caller.user_id, SIGN, _activity_id(_parameters(headers, query, body)), None
+    return caller.user_id, SIGN, _activity_id(parameters(headers, query, body)), None
 
 
 def _read_rebate(partners: Partners, caller: Caller, headers: Headers, _: bytes, body: bytes) -> Words:
@@ -178,7 +178,7 @@ def _activity_id(given: Mapping[str, list[str]]) -> int | None:
     return int_of(given["activityId"], name="activityId") if "activityId" in given else None
 
 
-def _parameters(headers: Headers, query: bytes, body: bytes) -> dict[str, list[str]]:
+def parameters(headers: Headers, query: bytes, body: bytes) -> dict[str, list[str]]:
     """What query and form say; a body of another type is let be."""
     fields = form_of(query)
     if headers.get(b"content-type", b"").partition(b";")[0].strip().lower() == FORM:
@@ -221,7 +221,12 @@ _TRUE = success(True)
 
 
 def _true(_: object) -> Reply:
-    return Reply(200, [(b"content-type", JSON), (b"content-length", str(len(_TRUE)).encode())], _TRUE)
+    return ok(_TRUE)
+
+
+def ok(body: bytes) -> Reply:
+    """The answer of a call that worked; ``body`` is its envelope."""
+    return Reply(200, [(b"content-type", JSON), (b"content-length", str(len(body)).encode())], body)
 
 
 # --- the document -------------------------------------------------------------------------------------------------

@@ -6,10 +6,11 @@ import re
 
 import msgspec
 
+from bigmarket.activity.admission import live_activity
 from bigmarket.activity.behavior import days_now
 from bigmarket.activity.quota import period_of
 from bigmarket.api.reader import Int64
-from bigmarket.api.v1.asking import EXAMPLE_ACTIVITY, Calls, body_of, live_activity, parameters_of
+from bigmarket.api.v1.asking import EXAMPLE_ACTIVITY, Calls, body_of, parameters_of
 from bigmarket.app import World
 from bigmarket.errors import BadInput
 from bigmarket.storage.rebates_read import sign_ins, signed_in
@@ -54,7 +55,7 @@ class CalendarOut(msgspec.Struct, frozen=True, rename="camel"):
 def is_calendar_sign_rebate(world: World, user_id: str, asked: SomeActivityIn) -> bool:
     """In the activity, or in any if none is named; days begin by the activity's clock."""
     if asked.activity_id is not None:
-        live_activity(world, asked.activity_id)
+        live_activity(asked.activity_id, live=world.live.current)
     days = days_now(world.live.current, now_ms=world.now_ms(), activity_id=asked.activity_id)
     with world.stores.of(user_id).reading() as connection:
         return signed_in(connection, user_id, days)
@@ -78,7 +79,7 @@ def is_calendar_sign_rebate(world: World, user_id: str, asked: SomeActivityIn) -
 )
 def query_sign_in_calendar(world: World, user_id: str, asked: MonthIn) -> CalendarOut:
     """By the activity's clock. `streak` counts days in a row and includes today if the user has signed in."""
-    today = period_of(world.now_ms(), zone=live_activity(world, asked.activity_id).zone)
+    today = period_of(world.now_ms(), zone=live_activity(asked.activity_id, live=world.live.current).zone)
     month = today.month if asked.month is None else asked.month
     if not _MONTH.fullmatch(month):
         raise BadInput("month must be written as yyyy-mm.")

@@ -1,4 +1,4 @@
-"""v1 of the wheel: arm it, look at it, try it."""
+"""v1 of the wheel: arm it, try it."""
 
 from __future__ import annotations
 
@@ -6,24 +6,14 @@ from functools import partial
 
 import msgspec
 
+from bigmarket.activity.admission import armed
 from bigmarket.api.reader import Int64
-from bigmarket.api.v1.asking import (
-    EXAMPLE_ACTIVITY,
-    ActivityIn,
-    Calls,
-    account_now,
-    armed,
-    body_of,
-    live_activity,
-    parameters_of,
-)
+from bigmarket.api.v1.asking import Calls, body_of, parameters_of
 from bigmarket.app import World
 from bigmarket.draw import roll_award
 from bigmarket.errors import NotFound
 from bigmarket.storage.campaigns import activity_of_strategy
 from bigmarket.strategy.chain import pick
-from bigmarket.strategy.locks import draws_missing, lock_count
-from bigmarket.strategy.progress import tier_progress
 from bigmarket.strategy.rules.base import Entry
 from bigmarket.strategy.tree import walk
 
@@ -34,33 +24,6 @@ class StrategyIn(msgspec.Struct, forbid_unknown_fields=True, frozen=True, rename
     """A strategy."""
 
     strategy_id: Int64
-
-
-class AwardOut(msgspec.Struct, frozen=True, rename="camel"):
-    """A sector of the wheel as the user sees it; locked until ``waitUnLockCount`` more draws today."""
-
-    award_id: int
-    award_title: str
-    award_subtitle: str | None
-    sort: int
-    award_rule_lock_count: int | None
-    is_award_unlock: bool
-    wait_un_lock_count: int
-
-
-class TierAwardOut(msgspec.Struct, frozen=True, rename="camel"):
-    """An award of a tier."""
-
-    award_id: int
-    award_title: str
-
-
-class TierOut(msgspec.Struct, frozen=True, rename="camel"):
-    """A guaranteed draw: the user's ``ruleWeightCount``-th in the activity, of which so many are made."""
-
-    rule_weight_count: int
-    user_activity_account_total_use_count: int
-    strategy_awards: list[TierAwardOut]
 
 
 class PickOut(msgspec.Struct, frozen=True, rename="camel"):
@@ -88,68 +51,6 @@ def strategy_armory(world: World, asked: StrategyIn) -> bool:
         raise NotFound(f"There is no strategy {asked.strategy_id}; load its campaign file with `bigmarket apply`.")
     world.arm(activity_id)
     return True
-
-
-@calls.of_users(
-    "/strategy/query_raffle_award_list",
-    asks=ActivityIn,
-    read=body_of,
-    body_example=EXAMPLE_ACTIVITY,
-    summary="The wheel as a user sees it",
-    data=list[AwardOut],
-    example=[
-        {
-            "awardId": 107,
-            "awardTitle": "暴走玩偶",
-            "awardSubtitle": "抽奖1次后解锁",
-            "sort": 7,
-            "awardRuleLockCount": 1,
-            "isAwardUnlock": False,
-            "waitUnLockCount": 1,
-        }
-    ],
-    codes=("0001", "0002", "ERR_BIZ_002"),
-)
-def query_raffle_award_list(world: World, user_id: str, asked: ActivityIn) -> list[AwardOut]:
-    """Ordered by `sort`. An award is unlocked once the user has made `awardRuleLockCount` draws today."""
-    activity = live_activity(world, asked.activity_id)
-    wheel = armed(activity).wheel
-    drawn_today = account_now(world, user_id, activity).used_today
-    awards = []
-    for sector in sorted(wheel.sectors.values(), key=lambda award: award.sort):
-        lock = lock_count(wheel, sector.award_id)
-        wait = draws_missing(wheel, sector.award_id, drawn_today=drawn_today)
-        awards.append(
-            AwardOut(sector.award_id, sector.title, sector.subtitle, sector.sort, lock, wait == 0, wait),
-        )
-    return awards
-
-
-@calls.of_users(
-    "/strategy/query_raffle_strategy_rule_weight",
-    asks=ActivityIn,
-    read=body_of,
-    body_example=EXAMPLE_ACTIVITY,
-    summary="The guaranteed draws, and how far the user is on the way to them",
-    data=list[TierOut],
-    example=[
-        {
-            "ruleWeightCount": 10,
-            "userActivityAccountTotalUseCount": 7,
-            "strategyAwards": [{"awardId": 102, "awardTitle": "5次使用"}, {"awardId": 103, "awardTitle": "10次使用"}],
-        }
-    ],
-    codes=("0001", "0002", "ERR_BIZ_002"),
-)
-def query_raffle_strategy_rule_weight(world: World, user_id: str, asked: ActivityIn) -> list[TierOut]:
-    """The nearest first. On the user's `ruleWeightCount`-th draw one of `strategyAwards` is rolled."""
-    activity = live_activity(world, asked.activity_id)
-    wheel = armed(activity).wheel
-    drawn = account_now(world, user_id, activity).used
-    return [
-        TierOut(tier.draws_needed, drawn, [TierAwardOut(*award) for award in tier.awards])
-        for tier in tier_progress(wheel, drawn=drawn).tiers
-    ]
 
 
 @calls.of_operators(
