@@ -7,6 +7,8 @@ UV := $(CURDIR)/.uv/bin/uv
 UV_VERSION := 0.13.8
 RUN := $(UV) run --frozen --no-sync
 ARGS ?=
+# Two processes for the whole suite; those who run a part of it do not wait for them to start.
+SIDE_BY_SIDE := -n 2 --dist loadgroup
 
 .PHONY: help
 help: ## Show this list
@@ -21,8 +23,8 @@ cli: install ## Run the command line: make cli ARGS="doctor --json"
 	@$(RUN) bigmarket $(ARGS)
 
 .PHONY: test
-test: install ## Run every test; those that need a missing tool are skipped with a loud summary
-	@$(RUN) pytest $(ARGS)
+test: install ## Run every test, or some: make test ARGS="tests/unit -x"; what lacks a tool is skipped, loudly
+	@$(RUN) pytest $(or $(ARGS),$(SIDE_BY_SIDE))
 
 .PHONY: lint
 lint: install ## Check style, types and layers
@@ -37,14 +39,16 @@ format: install ## Rewrite the code in the house style
 	@$(RUN) ruff format .
 
 .PHONY: bench
-bench: install ## Measure draws per second of the core and over HTTP, and arming (3 minutes)
-	@$(RUN) python bench/draw_core.py
-	@$(RUN) python bench/http_draw.py
-	@$(RUN) python bench/armory.py
+bench: install ## Measure everything and write docs/benchmarks.md with charts (15 minutes; ARGS="--quick": 3)
+	@$(RUN) python bench/run.py $(ARGS)
+
+.PHONY: bench-scale
+bench-scale: install ## The same for growth only, with a million users and twelve million rows (30 minutes)
+	@$(RUN) python bench/run.py --parts scale --large $(ARGS)
 
 .PHONY: soak
-soak: install ## Draw a million times over HTTP and watch memory stay flat (5 minutes)
-	@$(RUN) python bench/soak.py
+soak: install ## Draw for ten minutes at 60 % of the peak and watch everything stay flat (ARGS="--minutes 60")
+	@$(RUN) python bench/run.py --parts soak --minutes 10 $(ARGS)
 
 .PHONY: faults
 faults: install ## Kill servers, worker, MariaDB and RabbitMQ 12 times under 100,000 draws (6 minutes)

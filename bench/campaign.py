@@ -1,28 +1,20 @@
-"""What the benches draw on: the demo campaign with prizes that do not run out, and users with draws to spend."""
+"""What the benches draw on: the demo campaign, with prizes that do not run out, more of them, or only one unit."""
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Sequence
 from decimal import Decimal
 from pathlib import Path
 
 from bigmarket.activity.campaign import Campaign, load_campaign
-from bigmarket.activity.orders import recharge
-from bigmarket.app import KIND_CHECKS, new_seed, now_ms
+from bigmarket.app import KIND_CHECKS
 from bigmarket.award.kinds import OUTSIDE_KINDS
-from bigmarket.credit.model import CreditTrade
-from bigmarket.ids import Ids
-from bigmarket.storage.campaigns import arm, load_live, write_campaign
-from bigmarket.storage.contract import Store
-from bigmarket.storage.queries import bundle_of
 
-ACTIVITY = 100301
+ACTIVITY, STRATEGY = 100301, 100006
 SKU = 9001
+FALLBACK_AWARD = 101  # unlimited
 STOCK = 2_000_000_000
 PRICE = Decimal(1)
-CREDIT_CENTS = 100_000  # of each user who shall buy
-ORDERS_PER_TRANSACTION = 1000
+RARE = Decimal("0.000012345")  # the chance of each further award of a wide wheel
 
 
 def bench_campaign() -> Campaign:
@@ -47,45 +39,34 @@ def bench_campaign() -> Campaign:
     )
 
 
-def prepare(store: Store, users: Sequence[str]) -> None:
-    """Install the campaign and credit each user with 10,000 draws (a quota order each, so that doctor agrees)."""
+def wide_campaign(awards: int) -> Campaign:
+    """The bench campaign with ``awards`` sectors: its fallback takes what the others leave of the odds."""
     campaign = bench_campaign()
-    with store.writing() as connection:
-        write_campaign(connection, campaign)
-        arm(connection, ACTIVITY, kinds=KIND_CHECKS, now_ms=now_ms(), new_seed=new_seed)
-    with store.reading() as connection:
-        live = load_live(connection, {})
-    ids = Ids()
-    with store.reading() as connection:
-        bundle = bundle_of(connection, SKU)
-    for start in range(0, len(users), ORDERS_PER_TRANSACTION):
-        print(f"\rcrediting users: {start:,} of {len(users):,}", end="", file=sys.stderr)
-        with store.recharging(users[start]) as tx:
-            for user in users[start : start + ORDERS_PER_TRANSACTION]:
-                now = now_ms()
-                recharge(
-                    tx,
-                    user_id=user,
-                    sku=SKU,
-                    out_business_no=f"bench-{user}",
-                    now_ms=now,
-                    order_id=ids.make(now),
-                    live=live,
-                    bundle_of=lambda _: bundle,
-                )
-    print(f"\rcredited {len(users):,} users            ", file=sys.stderr)
+    first, second, *_ = campaign.strategy.awards
+    sectors = [first.model_copy(update={"rate": 1 - RARE * (awards - 1)})]
+    sectors += [
+        second.model_copy(update={"award_id": 1000 + n, "sort": n + 1, "rate": RARE, "title": f"prize {n}"})
+        for n in range(1, awards)
+    ]
+    prize = next(award for award in campaign.awards if award.award_id == second.award_id)
+    own = next(award for award in campaign.awards if award.award_id == first.award_id)
+    catalogue = [own, *(prize.model_copy(update={"award_id": sector.award_id}) for sector in sectors[1:])]
+    # The tiers of the demo name awards that are not among these.
+    strategy = campaign.strategy.model_copy(update={"awards": tuple(sectors), "chain": ()})
+    return campaign.model_copy(update={"strategy": strategy, "awards": tuple(catalogue)})
 
 
-def give_credits(store: Store, users: Sequence[str]) -> None:
-    """Give each user a thousand credits."""
-    ids = Ids()
-    for start in range(0, len(users), ORDERS_PER_TRANSACTION):
-        now = now_ms()
-        some = [(ids.make(now), user) for user in users[start : start + ORDERS_PER_TRANSACTION]]
-        with store.delivering() as tx:
-            tx.add_credits(
-                [CreditTrade(i, user, "award", CREDIT_CENTS, f"bench-{i}") for i, user in some], now_ms=now
-            )
+def scarce_campaign() -> Campaign:
+    """The bench campaign where half of all rolls are for one prize of which a single unit is left."""
+    campaign = bench_campaign()
+    first, second, *others = campaign.strategy.awards
+    half = Decimal("0.5")
+    awards = (
+        first.model_copy(update={"rate": first.rate + second.rate - half}),
+        second.model_copy(update={"rate": half, "stock": 1}),
+        *others,
+    )
+    return campaign.model_copy(update={"strategy": campaign.strategy.model_copy(update={"awards": awards})})
 
 
 def user_names(count: int) -> list[str]:

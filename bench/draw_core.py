@@ -1,28 +1,22 @@
-"""How many durable draws a second the core makes: SQLite (WAL, synchronous=FULL), or MySQL with ``--server URL``.
+"""How many durable draws a second the core makes, on SQLite (WAL, synchronous=FULL) and on MySQL.
 
 Lanes against baselines, in turns in the same run: one transaction per draw, and on MySQL also the reference system's
-flow statement by statement on 64 connections (naive_draw.py). Closed loop: each of ``--clients`` clients asks again
-as soon as it is answered, for a random user. No HTTP; the outbox rows are written, their delivery is left out.
+flow statement by statement on 64 connections (naive_draw.py). Closed loop: each of 512 clients asks again as soon as
+it is answered, for a random user. No HTTP; the outbox rows are written, their delivery is left out.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
-import os
-import platform
 import random
-import statistics
-import sys
 import tempfile
 import threading
 import time
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 
-from rich.console import Console
-from rich.table import Table
-
+from backends import cpu_seconds_of, fresh_database
 from bigmarket.app import now_ms, open_stores
 from bigmarket.desks import DrawDesk
 from bigmarket.draw import Drawn
@@ -31,16 +25,23 @@ from bigmarket.lanes import LaneSet, LaneSettings, LaneShard, Settled
 from bigmarket.settings import Settings
 from bigmarket.storage.campaigns import load_live
 from bigmarket.storage.doctor import examine
-from campaign import ACTIVITY, prepare, user_names
-from databases import cpu_seconds_of, fresh_database
+from campaign import ACTIVITY, user_names
+from charts import Bar, bars
+from harness import turns
 from naive_draw import run_naive
+from part import Charts, Part, Sample, Setup, Table, groups, run_alone
+from population import prepare
 
 WARM_UP_SECONDS = 0.5
 DRAIN_SECONDS = 30.0
 LANES = "lanes"
 SINGLE = "one transaction per draw"
 DATABASE_SERVERS = ("mariadbd", "mysqld")
-NAIVE = "reference flow, 64 connections"
+NAIVE = "the reference's flow"
+SHORT = {LANES: LANES, SINGLE: "single", NAIVE: "reference"}
+SQLITE, MYSQL = "SQLite", "MariaDB"
+CLIENTS, USERS = 512, 10_000
+RUNS, SECONDS = 3, 3.0
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,7 @@ class Run:
     """One measured run."""
 
     variant: str
-    draws_per_second: float
+    per_second: float
     p50_ms: float
     p95_ms: float
     p99_ms: float
@@ -161,75 +162,74 @@ def measure_naive(*, server: str, users: list[str], seconds: float, folder: Path
     return Run(NAIVE, rate, p50, p95, p99, cpu / draws * 1e6, server_cpu / draws * 1e6, 1)
 
 
-def report(runs: list[Run], *, title: str) -> None:
-    """A table of medians, and the ratios."""
-    variants = list(dict.fromkeys(run.variant for run in runs))
-    table = Table(title=f"{title}; median of {len(runs) // len(variants)} runs (spread)")
-    names = ("variant", "draws/s", "p50 ms", "p95 ms", "p99 ms", "CPU us/draw", "server CPU us", "draws/batch")
-    for name in names:
-        table.add_column(name, justify="right" if name != "variant" else "left")
-    medians = {}
-    for variant in variants:
-        own = [run for run in runs if run.variant == variant]
-        rates = [run.draws_per_second for run in own]
-        medians[variant] = statistics.median(rates)
-        spread = f"{medians[variant]:,.0f} ({min(rates):,.0f}..{max(rates):,.0f})"
-        fields = ("p50_ms", "p95_ms", "p99_ms", "cpu_us", "server_us", "batch")
-        rest = [statistics.median(getattr(run, field) for run in own) for field in fields]
-        table.add_row(variant, spread, *(f"{value:,.1f}" for value in rest))
-    console = Console(width=128)
-    console.print(table)
-    for variant in variants:
-        if variant != LANES:
-            console.print(f"{LANES} / {variant} = {medians[LANES] / medians[variant]:.1f} x")
-    console.print(f"{platform.python_version()}, {platform.machine()}, {os.cpu_count()} cores")
-
-
-def main() -> None:
-    """Run and report."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument(
-        "--server", help="a MySQL or MariaDB server, mysql+pymysql://user:password@host/; else SQLite"
-    )
-    parser.add_argument("--lanes", type=int, help="writer threads (SQLite 1, MySQL 2)")
-    parser.add_argument("--clients", type=int, default=512)
-    parser.add_argument("--users", type=int, default=10_000)
-    parser.add_argument("--seconds", type=float, default=4.0, help="of each run")
-    parser.add_argument("--runs", type=int, default=3, help="of each variant")
-    parser.add_argument("--json", action="store_true", help="print the runs as JSON instead of a table")
-    options = parser.parse_args()
-    users = user_names(options.users)
-    lanes = options.lanes or (2 if options.server else 1)
-    variants = [(SINGLE, 1), (LANES, 256)] + ([(NAIVE, 0)] if options.server else [])
-    runs = []
+def measure_all(setup: Setup) -> Iterator[Sample]:
+    """Every variant in turns, on each store that there is."""
     with tempfile.TemporaryDirectory(prefix="bigmarket-bench-") as name:
         folder = Path(name)
-        for number in range(options.runs):
-            for variant, batch_max in variants:
-                print(f"run {number + 1} of {options.runs}: {variant}", file=sys.stderr)
-                if variant == NAIVE:
-                    runs.append(
-                        measure_naive(server=options.server, users=users, seconds=options.seconds, folder=folder)
-                    )
-                    continue
-                settings = LaneSettings(lanes, batch_max, queue_max=options.clients + 1, queue_seconds=DRAIN_SECONDS)
-                runs.append(
-                    measure(
-                        variant,
-                        server=options.server,
-                        users=users,
-                        clients=options.clients,
-                        settings=settings,
-                        seconds=options.seconds,
-                        folder=folder,
-                    )
-                )
-    if options.json:
-        print(json.dumps([asdict(run) for run in runs]))
-    else:
-        where = "MySQL (flush at commit)" if options.server else "SQLite (WAL, FULL)"
-        report(runs, title=f"Core on {where}, {options.clients} clients, {lanes} lanes")
+        if setup.embedded:
+            yield from turns(setup.runs(RUNS), _variants(SQLITE, None, setup, folder=folder))
+        if setup.server:
+            yield from turns(setup.runs(RUNS), _variants(MYSQL, setup.server, setup, folder=folder))
 
+
+def _variants(where: str, server: str | None, setup: Setup, *, folder: Path) -> list[Callable[[], Sample]]:
+    users, seconds, lanes = user_names(setup.users_given or USERS), setup.seconds(SECONDS), 2 if server else 1
+    clients = setup.connections[0] if setup.connections else CLIENTS
+
+    def ours(variant: str, batch_max: int) -> Sample:
+        settings = LaneSettings(lanes, batch_max, queue_max=clients + 1, queue_seconds=DRAIN_SECONDS)
+        run = measure(
+            variant, server=server, users=users, clients=clients, settings=settings, seconds=seconds, folder=folder
+        )
+        return {"where": where, **asdict(run)}
+
+    def naive() -> Sample:
+        assert server is not None
+        return {"where": where, **asdict(measure_naive(server=server, users=users, seconds=seconds, folder=folder))}
+
+    found = [partial(ours, SINGLE, 1), partial(ours, LANES, 256)]
+    return [*found, naive] if server else [*found]
+
+
+def tables(samples: Sequence[Sample]) -> list[Table]:
+    """One for each store."""
+    found = []
+    for (where,), on in groups(samples, "where").items():
+        by = groups(on.samples, "variant")
+        rows = []
+        for (variant,), group in by.items():
+            beside = by.get((LANES,)) if variant != LANES else None
+            times = f"{beside['per_second'] / group['per_second']:.1f} x" if beside else ""
+            cpu = group.texts("cpu_us", "server_us", "batch")
+            latency = group.texts("p50_ms", "p95_ms", "p99_ms")
+            rows.append([variant, group.spread("per_second"), *latency, *cpu, times])
+        header = ("variant", "draws/s", "p50 ms", "p95 ms", "p99 ms", "Python us", "database us", "draws/batch")
+        found.append(Table(f"The core, {CLIENTS} clients: {where}", (*header, "lanes are"), rows))
+    return found
+
+
+def charts(samples: Sequence[Sample]) -> Charts:
+    """Lanes beside their baselines."""
+    by = groups(samples, "where", "variant")
+    found = []
+    for (where, variant), group in by.items():
+        own = by.get((where, LANES))
+        note = "" if variant == LANES or own is None else f"lanes: {own['per_second'] / group['per_second']:.1f} x"
+        found.append(Bar(f"{where}: {SHORT[variant]}", group["per_second"], note, ours=variant == LANES))
+    return {"core.svg": bars("The core, no HTTP", f"durable draws a second, {CLIENTS} clients", found)}
+
+
+PART = Part(
+    "core",
+    "The core",
+    "Durable draws without HTTP and without delivery, 512 clients in a closed loop, beside one transaction per draw "
+    "and, on MariaDB, the reference's flow statement by statement on 64 connections.",
+    110,
+    measure_all,
+    tables,
+    charts,
+    embedded=True,
+)
 
 if __name__ == "__main__":
-    main()
+    run_alone(PART, __doc__)

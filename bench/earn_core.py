@@ -27,13 +27,14 @@ from rich.console import Console
 from rich.table import Table
 from sqlalchemy import create_engine, text
 
+from backends import fresh_database
 from bigmarket.app import World, now_ms
 from bigmarket.errors import BigmarketError, Trouble
 from bigmarket.lanes import Settled
 from bigmarket.settings import Settings
 from bigmarket.storage.doctor import examine
-from campaign import ACTIVITY, SKU, give_credits, prepare, user_names
-from databases import fresh_database
+from campaign import ACTIVITY, SKU, user_names
+from population import prepare
 
 DRAIN_SECONDS = 120.0
 DRAW, SIGN_IN, EXCHANGE = "draw", "sign-in", "exchange"
@@ -111,7 +112,6 @@ def measure(*, server: str | None, users: list[str], clients: int, folder: Path)
         settings = Settings(home=folder, database=url, queue_max=clients + 1, draw_deadline_seconds=30)
         with World(settings, hand_over=asking.answer) as world:
             prepare(world.stores.config, users)
-            give_credits(world.stores.config, users)
             world.live.refresh()
             costs = []
             for kind, submit in kinds_of(world).items():

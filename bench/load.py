@@ -1,30 +1,39 @@
-"""A closed-loop HTTP load generator for the draw: wrk where it is installed, else the client in this file.
-
-Run as a program it is the client: ``python load.py PORT CONNECTIONS SECONDS USERS ACTIVITY`` prints one JSON line.
-"""
+"""Load on a server from another process: wrk (or our generator) in a closed loop, our generator in an open one."""
 
 from __future__ import annotations
 
-import asyncio
 import json
-import random
+import resource
 import shutil
 import subprocess
 import sys
 import tempfile
-import time
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
-PATH = "/api/v1/raffle/activity/draw"
+import generator
+from campaign import ACTIVITY, SKU
+from generator import MARK, Ask, Plan, Tally
+from histogram import Histogram
+
+API = "/api/v1/raffle"
+USER = f'"userId":"user{MARK}"'
+ABOUT_USER = f'{{{USER},"activityId":{ACTIVITY}}}'
+
+DRAW = Ask("draw", f"{API}/activity/draw", ABOUT_USER)
+AWARD_LIST = Ask("award list", f"{API}/strategy/query_raffle_award_list", ABOUT_USER)
+ACCOUNT = Ask("account", f"{API}/activity/query_user_activity_account", ABOUT_USER)
+RULE_WEIGHT = Ask("rule weight", f"{API}/strategy/query_raffle_strategy_rule_weight", ABOUT_USER)
+SKU_LIST = Ask("sku list", f"{API}/activity/query_sku_product_list_by_activity_id?activityId={ACTIVITY}")
+SIGN_IN = Ask("sign-in", f"{API}/activity/calendar_sign_rebate?userId=user{MARK}&activityId={ACTIVITY}", once=True)
+EXCHANGE = Ask("exchange", f"{API}/activity/credit_pay_exchange_sku", f'{{{USER},"sku":{SKU}}}')
 
 _WRK_SCRIPT = """
-local users = %d
 local head = {["content-type"] = "application/json"}
 function init(args) math.randomseed(tonumber(tostring(args):match("0x(%%x+)"), 16) or 7) end
 function request()
-  local body = string.format('{"userId":"user%%07d","activityId":%d}', math.random(0, users - 1))
-  return wrk.format("POST", "%s", head, body)
+  local body, path = %s, "%s"
+  return wrk.format("POST", path, head, body)
 end
 function done(summary, latency, requests)
   local faults = summary.errors
@@ -39,7 +48,7 @@ end
 
 @dataclass(frozen=True)
 class Load:
-    """What the clients saw."""
+    """What the clients of a closed loop saw."""
 
     requests: int
     seconds: float
@@ -48,113 +57,105 @@ class Load:
     p95_ms: float
     p99_ms: float
     max_ms: float
-
-
-def generator() -> str:
-    """Name of the load generator that ``drive`` uses."""
-    return "wrk" if shutil.which("wrk") else "bundled client"
-
-
-def drive(*, port: int, connections: int, seconds: float, users: int, activity: int) -> Load:
-    """Load the server from another process; each connection asks again as soon as it is answered."""
-    if generator() == "wrk":
-        with tempfile.NamedTemporaryFile("w", suffix=".lua") as script:
-            script.write(_WRK_SCRIPT % (users, activity, PATH))
-            script.flush()
-            command = ["wrk", "-t1", f"-c{connections}", f"-d{max(1, round(seconds))}", "-s", script.name]
-            command += ["--timeout", "10s", f"http://127.0.0.1:{port}"]
-            printed = subprocess.run(command, check=True, capture_output=True, text=True).stdout
-    else:
-        words = [port, connections, seconds, users, activity]
-        command = [sys.executable, str(Path(__file__)), *map(str, words)]
-        printed = subprocess.run(command, check=True, capture_output=True, text=True).stdout
-    return Load(**json.loads(printed.strip().splitlines()[-1]))
-
-
-class Connection(asyncio.Protocol):
-    """One keep-alive connection; every answer must be a draw."""
-
-    def __init__(self, run: Run) -> None:
-        self._run = run
-        self._left = b""
-        self._asked_at = 0.0
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
-        self._ask()
-
-    def data_received(self, data: bytes) -> None:
-        self._left += data
-        head, found, body = self._left.partition(b"\r\n\r\n")
-        if not found or len(body) < int(head.lower().split(b"content-length:")[1].split(b"\r\n")[0]):
-            return
-        self._left = b""
-        self._run.note(time.perf_counter() - self._asked_at, drawn=b'"code":"0000"' in body)
-        if self._run.open:
-            self._ask()
-        else:
-            self._transport.close()
-
-    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002  asyncio's signature
-        self._run.ended()
-
-    def _ask(self) -> None:
-        self._asked_at = time.perf_counter()
-        self._transport.write(self._run.request())
-
-
-class Run:
-    """What all connections share."""
-
-    def __init__(self, *, connections: int, seconds: float, users: int, activity: int) -> None:
-        self._users, self._activity, self._alive = users, activity, connections
-        self._until = time.perf_counter() + seconds
-        self._random = random.Random()
-        self.latencies: list[float] = []
-        self.errors = 0
-        self.finished = asyncio.Event()
+    cpu_seconds: float  # of the generator
 
     @property
-    def open(self) -> bool:
-        """Whether to ask again."""
-        return time.perf_counter() < self._until
-
-    def request(self) -> bytes:
-        """A draw for a random user."""
-        user = self._random.randrange(self._users)
-        body = f'{{"userId":"user{user:07}","activityId":{self._activity}}}'
-        head = f"POST {PATH} HTTP/1.1\r\nhost: bench\r\ncontent-type: application/json\r\ncontent-length: {len(body)}"
-        return f"{head}\r\n\r\n{body}".encode()
-
-    def note(self, seconds: float, *, drawn: bool) -> None:
-        """Count an answer."""
-        self.latencies.append(seconds)
-        self.errors += not drawn
-
-    def ended(self) -> None:
-        """A connection is gone."""
-        self._alive -= 1
-        if not self._alive:
-            self.finished.set()
+    def per_second(self) -> float:
+        """Requests a second."""
+        return self.requests / self.seconds
 
 
-async def _client(port: int, connections: int, seconds: float, users: int, activity: int) -> None:
-    loop = asyncio.get_running_loop()
-    run = Run(connections=connections, seconds=seconds, users=users, activity=activity)
-    started = time.perf_counter()
-    for _ in range(connections):
-        await loop.create_connection(lambda: Connection(run), "127.0.0.1", port)
-    await run.finished.wait()
-    took = time.perf_counter() - started
-    ordered = sorted(run.latencies)
-    p50, p95, p99 = (ordered[int(len(ordered) * quantile)] * 1000 for quantile in (0.5, 0.95, 0.99))
-    load = Load(len(ordered), took, run.errors, p50, p95, p99, ordered[-1] * 1000)
-    print(json.dumps(load.__dict__))
+def loader() -> str:
+    """Name of the program that ``drive`` uses."""
+    return "wrk" if shutil.which("wrk") else "our generator"
 
 
-if __name__ == "__main__":
-    import uvloop
+def drive(*, port: int, connections: int, seconds: float, users: int, ask: Ask = DRAW) -> Load:
+    """Load the server in a closed loop: each connection asks again as soon as it is answered, for a random user."""
+    if loader() != "wrk":
+        return _as_load(run(Plan(port, [ask], users, connections, seconds)))
+    body = ask.body.replace('"', '\\"')
+    said = f'string.format("{body}", math.random(0, {users - 1}))' if MARK in ask.body else "nil"
+    assert MARK not in ask.path, "wrk names users in the body only"
+    with tempfile.NamedTemporaryFile("w", suffix=".lua") as script:
+        script.write(_WRK_SCRIPT % (said, ask.path))
+        script.flush()
+        command = ["wrk", "-t1", f"-c{connections}", f"-d{max(1, round(seconds))}", "-s", script.name]
+        command += ["--timeout", "10s", f"http://127.0.0.1:{port}"]
+        before = _children_cpu()
+        printed = _output_of(command)
+    return Load(**json.loads(printed.strip().splitlines()[-1]), cpu_seconds=_children_cpu() - before)
 
-    port, connections, seconds, users, activity = sys.argv[1:]
-    uvloop.run(_client(int(port), int(connections), float(seconds), int(users), int(activity)))
+
+def run(plan: Plan) -> Tally:
+    """Run our generator in a process of its own."""
+    return generator.load(_output_of([sys.executable, str(Path(generator.__file__))], given=json.dumps(asdict(plan))))
+
+
+def start(plan: Plan) -> subprocess.Popen[str]:
+    """Start our generator; ``finish`` waits for it."""
+    process = subprocess.Popen(
+        [sys.executable, str(Path(generator.__file__))],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        process_group=0,
+    )
+    assert process.stdin is not None
+    process.stdin.write(json.dumps(asdict(plan)))
+    process.stdin.close()
+    return process
+
+
+def finish(process: subprocess.Popen[str]) -> Tally:
+    """What it saw."""
+    assert process.stdout is not None
+    printed = process.stdout.read()
+    if process.wait() != 0:
+        raise RuntimeError(f"the generator ended with {process.returncode}")
+    return generator.load(printed)
+
+
+def latencies(tally: Tally, *, status: str | None = None, name: str | None = None) -> Histogram:
+    """Latencies of those answers, in one histogram."""
+    whole = Histogram()
+    for (of_name, of_status), found in tally.latencies.items():
+        if status in (None, of_status) and name in (None, of_name):
+            whole.merge(found)
+    return whole
+
+
+def answered(tally: Tally, *, name: str | None = None, status: str | None = None, code: str | None = None) -> int:
+    """How many answers were of that kind, status and code."""
+    return sum(
+        number
+        for (of_name, of_status, of_code), number in tally.answers.items()
+        if name in (None, of_name) and status in (None, of_status) and code in (None, of_code)
+    )
+
+
+def _as_load(tally: Tally) -> Load:
+    found, good = latencies(tally), answered(tally, status="200", code="0000")
+    errors = answered(tally) - good + tally.broken
+    p50, p95, p99 = (found.quantile_ms(quantile) for quantile in (0.5, 0.95, 0.99))
+    return Load(good, tally.seconds, errors, p50, p95, p99, found.longest * 1000, tally.cpu_seconds)
+
+
+def _output_of(command: list[str], *, given: str = "") -> str:
+    """In a process group of its own, so that Ctrl-C is heard here first."""
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, process_group=0
+    ) as process:
+        try:
+            printed, _ = process.communicate(given)
+        except BaseException:
+            process.kill()
+            raise
+    if process.returncode != 0:
+        raise RuntimeError(f"{command[0]} ended with {process.returncode}")
+    return printed
+
+
+def _children_cpu() -> float:
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime

@@ -1,7 +1,8 @@
 """The baseline: one draw as the reference system makes it, statement by statement, on tables shaped like its own.
 
-About twenty statements in two transactions and a completion mark, each a round trip; 64 connections in 64 threads.
-Left out in its favour: its Redis commands, the message broker and HTTP. Rules come from memory.
+About twenty statements in two transactions and a completion mark, each a round trip. ``run_naive`` lets 64 threads
+draw on 64 connections, without message and HTTP; reference_server.py serves it over HTTP with its message. Left
+out in its favour: its Redis commands. Rules come from memory.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import random
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from sqlalchemy import create_engine
@@ -89,7 +90,7 @@ _FINISH_TASK = "UPDATE task SET state = 'completed' WHERE message_id = %s"
 
 def run_naive(url: str, *, users: Sequence[str], seconds: float, warm_up: float) -> tuple[list[float], float, int]:
     """Latencies (s) of the draws of the measured time, that time (s), and how many draws were made in all."""
-    _prepare(url, users)
+    create_tables(url, users)
     clients = [_Client(url, users, seed=number) for number in range(CONNECTIONS)]
     for client in clients:
         client.start()
@@ -113,7 +114,8 @@ def _connect(url: str) -> Any:
     return pooled.dbapi_connection
 
 
-def _prepare(url: str, users: Sequence[str]) -> None:
+def create_tables(url: str, users: Sequence[str]) -> None:
+    """Its tables, and users with draws."""
     connection = _connect(url)
     cursor = connection.cursor()
     for table in _TABLES:
@@ -140,37 +142,29 @@ def _rows(users: Sequence[str]) -> Iterator[tuple[str, list[tuple[object, ...]]]
         yield f"raffle_activity_account_{what} {columns}", [(u, ACTIVITY, period, UNITS, UNITS) for u in users]
 
 
-class _Client(threading.Thread):
-    """One connection that draws in a closed loop."""
+class ReferenceFlow:
+    """The reference's draw on one connection; ``publish`` sends its message and returns when it is confirmed."""
 
-    def __init__(self, url: str, users: Sequence[str], *, seed: int) -> None:
-        super().__init__(daemon=True)
+    def __init__(self, url: str, *, publish: Callable[[str], None] = lambda _: None, seed: int | None = None) -> None:
         self._connection = _connect(url)
         self._cursor = self._connection.cursor()
-        self._users = users
+        self._publish = publish
         self._random = random.Random(seed)
-        self.stopping = False
-        self.draws: list[tuple[float, float]] = []
-        self.fault: Exception | None = None
 
-    def run(self) -> None:
-        """Draw until told to stop."""
-        try:
-            while not self.stopping:
-                asked_at = time.perf_counter()
-                self._draw(self._random.choice(self._users))
-                self.draws.append((asked_at, time.perf_counter() - asked_at))
-        except Exception as fault:  # noqa: BLE001  told at the end
-            self.fault = fault
-        self._connection.close()
-
-    def _draw(self, user: str) -> None:
+    def draw(self, user: str) -> int:
+        """The award's id. The message goes out when the win is committed, then its task is marked as done."""
         order_id = f"{self._random.randrange(10**12):012}"
         self._take_part(user, order_id)
         award_id = self._judge(user)
-        message_id = self._save(user, order_id, award_id)
+        message_id, message = self._save(user, order_id, award_id)
+        self._publish(message)
         self._run(_FINISH_TASK, message_id)
         self._connection.commit()
+        return award_id
+
+    def close(self) -> None:
+        """Give the connection back."""
+        self._connection.close()
 
     def _take_part(self, user: str, order_id: str) -> None:
         run, key = self._run, (user, ACTIVITY)
@@ -198,15 +192,39 @@ class _Client(threading.Thread):
         self._connection.commit()
         return award_id
 
-    def _save(self, user: str, order_id: str, award_id: int) -> str:
+    def _save(self, user: str, order_id: str, award_id: int) -> tuple[str, str]:
         message_id = f"{self._random.randrange(10**11):011}"
         message = f'{{"data":{{"userId":"{user}","orderId":"{order_id}","awardId":{award_id}}},"id":"{message_id}"}}'
         self._run(_INSERT_RECORD, user, ACTIVITY, STRATEGY, order_id, award_id)
         self._run(_INSERT_TASK, user, message_id, message)
         self._run(_USE_ORDER, order_id)
         self._connection.commit()
-        return message_id
+        return message_id, message
 
     def _run(self, statement: str, *values: object) -> None:
         self._cursor.execute(statement, values)
         self._cursor.fetchall()
+
+
+class _Client(threading.Thread):
+    """One connection that draws in a closed loop."""
+
+    def __init__(self, url: str, users: Sequence[str], *, seed: int) -> None:
+        super().__init__(daemon=True)
+        self._flow = ReferenceFlow(url, seed=seed)
+        self._users = users
+        self._random = random.Random(seed)
+        self.stopping = False
+        self.draws: list[tuple[float, float]] = []
+        self.fault: Exception | None = None
+
+    def run(self) -> None:
+        """Draw until told to stop."""
+        try:
+            while not self.stopping:
+                asked_at = time.perf_counter()
+                self._flow.draw(self._random.choice(self._users))
+                self.draws.append((asked_at, time.perf_counter() - asked_at))
+        except Exception as fault:  # noqa: BLE001  told at the end
+            self.fault = fault
+        self._flow.close()

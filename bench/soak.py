@@ -1,123 +1,144 @@
-"""Whether the server stays flat: a million draws over HTTP, memory, descriptors and backlog sampled on the way.
+"""Whether the system stays flat: an open loop at 60 % of the measured peak, watched every few seconds.
 
-Prints a table of samples, and the growth of memory from the first tenth of the run to the last.
+Memory and descriptors of `serve` and `work`, the backlog of awards and the latency over time.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
-import os
 import statistics
 import sys
-import tempfile
-import threading
 import time
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from collections.abc import Iterator, Sequence
 
-from rich.console import Console
-from rich.table import Table
+import load
+from charts import Panel, panels
+from generator import Plan
+from harness import NotValid, Site, System, descriptors, measure, resident_mb, running, site_of
+from load import DRAW
+from part import Charts, Part, Sample, Setup, Table, run_alone
 
-from bigmarket.app import now_ms, open_stores
-from bigmarket.settings import Settings
-from bigmarket.storage.doctor import examine
-from campaign import ACTIVITY, prepare, user_names
-from http_draw import drain, drawn, free_port, metric, resident_mb, serving
-from load import drive
-
-SAMPLES = 20
-ROUND_SECONDS = 10.0
-
-
-@dataclass(frozen=True)
-class Sample:
-    """The server at one moment."""
-
-    draws: int
-    seconds: float
-    memory_mb: float
-    descriptors: int
-    backlog: int
+PEAK_CONNECTIONS = 512
+PEAK_SECONDS = 5.0
+SHARE = 0.6
+CONNECTIONS = 512
+SAMPLES = 60
+SAMPLE_SECONDS_MIN = 1.0
+WARM_UP_SECONDS = 3.0
+TENTH = 10
 
 
-def soak(*, draws: int, users: int, connections: int) -> list[Sample]:
-    """Draw until ``draws`` are made; doctor must be clean afterwards."""
-    with tempfile.TemporaryDirectory(prefix="bigmarket-bench-") as folder:
-        settings = Settings(home=Path(folder), port=free_port(), log_level="error")
-        stores = open_stores(settings)
-        prepare(stores.config, user_names(users))
-        with serving(settings) as server:
-            samples = _loaded(settings.port, server.pid, draws=draws, users=users, connections=connections)
-            print(f"\rthe outbox drained in {drain(stores.config):.1f} s           ", file=sys.stderr)
-        broken = [finding for finding in examine(stores.config, now_ms=now_ms()) if not finding.ok]
-        stores.close()
-        assert not broken, broken
-    return samples
+def measure_all(setup: Setup) -> Iterator[Sample]:
+    """One sample for each slice of the time."""
+    seconds = 6.0 if setup.quick else setup.minutes * 60
+    slice_seconds = max(SAMPLE_SECONDS_MIN, seconds / SAMPLES)
+    with running(site_of(setup) if setup.server else Site()) as system:
+        peak = measure(system, connections=PEAK_CONNECTIONS, seconds=setup.seconds(PEAK_SECONDS))["per_second"]
+        rate = peak * SHARE
+        print(f"  peak {peak:,.0f} draws/s, so {rate:,.0f} draws/s for {seconds:,.0f} s", file=sys.stderr)
+        plan = Plan(
+            system.port,
+            [DRAW],
+            system.users,
+            CONNECTIONS,
+            seconds,
+            rate=rate,
+            warm_up=WARM_UP_SECONDS,
+            slice_seconds=slice_seconds,
+        )
+        yield from _watched(system, plan)
 
 
-def _loaded(port: int, pid: int, *, draws: int, users: int, connections: int) -> list[Sample]:
-    stopping = threading.Event()
-
-    def load() -> None:
-        while not stopping.is_set():
-            drive(port=port, connections=connections, seconds=ROUND_SECONDS, users=users, activity=ACTIVITY)
-
-    client = threading.Thread(target=load)
-    started = time.monotonic()
-    client.start()
-    samples: list[Sample] = []
+def _watched(system: System, plan: Plan) -> Iterator[Sample]:
+    process = load.start(plan)
+    watched: list[Sample] = []
     try:
-        while not samples or samples[-1].draws < draws:
-            time.sleep(1)
-            made = drawn(port)
-            print(f"\r{made:,} draws of {draws:,}", end="", file=sys.stderr)
-            if made >= len(samples) * draws / SAMPLES:
-                open_files = len(os.listdir(f"/proc/{pid}/fd"))  # noqa: PTH208  only their number matters
-                backlog = int(metric(port, "bigmarket_relay_waiting"))
-                samples.append(Sample(made, time.monotonic() - started, resident_mb(pid), open_files, backlog))
-    finally:
-        stopping.set()
-        client.join()
-    return samples
+        started = time.monotonic() + plan.warm_up
+        while process.poll() is None and time.monotonic() < started + plan.seconds:
+            due = started + len(watched) * plan.slice_seconds
+            time.sleep(max(0.0, due - time.monotonic()))
+            watched.append({"seconds": time.monotonic() - started, **_look(system)})
+        tally = system.take(load.finish(process), plan)
+    except BaseException:
+        process.kill()
+        raise
+    busy = load.answered(tally, status="503")
+    failed = load.answered(tally) - load.answered(tally, status="200", code="0000") - busy
+    if failed:
+        raise NotValid(f"{failed} answers were neither a draw nor a 503: {dict(tally.answers)}")
+    system.allow_unknown(busy)  # some may say that the outcome is not known yet
+    refused = (busy + tally.unsent) / (load.answered(tally) + tally.unsent) * 100
+    for number, sample in enumerate(watched):
+        if found := tally.slices.get(number):
+            rate = found.total / plan.slice_seconds
+            latency = {f"p{share}_ms": found.quantile_ms(share / 100) for share in (50, 99)}
+            yield {**sample, "per_second": rate, **latency, "refused_share": refused}
 
 
-def report(samples: list[Sample]) -> None:
-    """The samples, with a bar for memory."""
-    table = Table(title="Soak over HTTP, SQLite (WAL, FULL), relay on")
-    for name in ("draws", "seconds", "draws/s", "RSS MB", "descriptors", "relay backlog"):
-        table.add_column(name, justify="right")
-    table.add_column("memory")
-    most = max(sample.memory_mb for sample in samples)
-    before = Sample(0, 0.0, 0.0, 0, 0)
-    for sample in samples:
-        rate = (sample.draws - before.draws) / (sample.seconds - before.seconds)
-        bar = "#" * round(sample.memory_mb / most * 30)
-        numbers = (f"{sample.draws:,}", f"{sample.seconds:,.0f}", f"{rate:,.0f}", f"{sample.memory_mb:,.1f}")
-        table.add_row(*numbers, str(sample.descriptors), str(sample.backlog), bar)
-        before = sample
-    console = Console(width=120)
-    console.print(table)
-    tenth = max(1, len(samples) // 10)
-    first = statistics.mean(sample.memory_mb for sample in samples[tenth : 2 * tenth])
-    last = statistics.mean(sample.memory_mb for sample in samples[-tenth:])
-    console.print(f"memory, second tenth -> last tenth: {first:,.1f} -> {last:,.1f} MB ({(last / first - 1):+.1%})")
+def _look(system: System) -> Sample:
+    work = system.work
+    return {
+        "serve_mb": resident_mb(system.server.pid),
+        "work_mb": resident_mb(work.pid) if work else 0.0,
+        "descriptors": descriptors(system.server.pid) + (descriptors(work.pid) if work else 0),
+        "backlog": system.undelivered(),
+    }
 
 
-def main() -> None:
-    """Run and report."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--draws", type=int, default=1_000_000)
-    parser.add_argument("--users", type=int, default=10_000)
-    parser.add_argument("--connections", type=int, default=128)
-    parser.add_argument("--json", action="store_true", help="print the samples as JSON instead of a table")
-    options = parser.parse_args()
-    samples = soak(draws=options.draws, users=options.users, connections=options.connections)
-    if options.json:
-        print(json.dumps([asdict(sample) for sample in samples]))
-    else:
-        report(samples)
+def tables(samples: Sequence[Sample]) -> list[Table]:
+    """The second tenth of the time beside the last; the first warms up."""
+    if len(samples) < 2:
+        return []
+    size = max(1, len(samples) // TENTH)
+    first, last = samples[size : 2 * size], samples[-size:]
+    rows = []
+    for title, field in FIELDS:
+        before, after = (statistics.mean(sample[field] for sample in some) for some in (first, last))
+        most = max(sample[field] for sample in samples)
+        change = f"{after / before - 1:+.1%}" if before else ""
+        rows.append([title, f"{before:,.1f}", f"{after:,.1f}", change, f"{most:,.1f}"])
+    refused = samples[-1]["refused_share"]
+    rows.append(["503 or never sent, %, in all", "", f"{refused:.2f}", "", ""])
+    draws = statistics.mean(sample["per_second"] for sample in samples) * samples[-1]["seconds"]
+    title = f"Soak: {samples[-1]['seconds'] / 60:,.1f} minutes, about {draws:,.0f} draws"
+    return [Table(title, ("", "second tenth", "last tenth", "change", "most"), rows)]
 
+
+FIELDS = (
+    ("draws/s", "per_second"),
+    ("p50 ms", "p50_ms"),
+    ("p99 ms", "p99_ms"),
+    ("memory of serve, MB", "serve_mb"),
+    ("memory of work, MB", "work_mb"),
+    ("descriptors", "descriptors"),
+    ("awards not delivered", "backlog"),
+)
+
+
+def charts(samples: Sequence[Sample]) -> Charts:
+    """Everything over time."""
+    shown = (
+        ("p99", "ms", "p99_ms"),
+        ("memory of serve", "MB", "serve_mb"),
+        ("memory of work", "MB", "work_mb"),
+        ("descriptors", "open", "descriptors"),
+        ("awards not delivered", "at the moment", "backlog"),
+    )
+    found = [
+        Panel(name, unit, [(sample["seconds"], sample[field]) for sample in samples]) for name, unit, field in shown
+    ]
+    return {"soak.svg": panels("Soak at 60 % of the peak, open loop", "seconds from the left to the right", found)}
+
+
+PART = Part(
+    "soak",
+    "Soak",
+    "An open loop at 60 % of the peak measured just before. `make soak` does it for ten minutes.",
+    85,
+    measure_all,
+    tables,
+    charts,
+    embedded=True,
+)
 
 if __name__ == "__main__":
-    main()
+    run_alone(PART, __doc__)

@@ -1,0 +1,116 @@
+"""What a figure was measured on: machine, versions, and two gauges that tell a slow day from slow code."""
+
+from __future__ import annotations
+
+import os
+import platform
+import re
+import shutil
+import sqlite3
+import statistics
+import subprocess
+import tempfile
+import time
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+
+from amqp import Connection  # type: ignore[import-untyped]
+from sqlalchemy import create_engine, make_url, text
+
+from bigmarket.bus.rabbitmq.endpoint import endpoint_of
+
+LOOPS = 2_000_000
+SYNCS = 200
+_SETTINGS = ("innodb_flush_log_at_trx_commit", "innodb_buffer_pool_size", "log_bin", "sync_binlog")
+
+
+def facts(*, server: str | None, broker: str | None) -> dict[str, str | float]:
+    """Everything that belongs beside a figure."""
+    found: dict[str, str | float] = {
+        "measured": f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
+        "cpu": _cpu_model(),
+        "cores": os.cpu_count() or 0,
+        "memory_gb": round(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**30, 1),
+        "load_before": round(os.getloadavg()[0], 2),
+        "python_loop_ms": round(python_loop_ms(), 1),
+        "fdatasync_ms": round(fdatasync_ms(), 3),
+        "kernel": platform.release(),
+        "Python": platform.python_version(),
+        "SQLite": sqlite3.sqlite_version,
+        "uvicorn": version("uvicorn"),
+        "wrk": _wrk_version(),
+        "bigmarket": f"{version('bigmarket')}, revision {_revision()}",
+    }
+    if server:
+        found |= _database(server)
+    if broker:
+        found["RabbitMQ"] = _broker(broker)
+    return found
+
+
+def python_loop_ms() -> float:
+    """A plain loop of two million additions: how fast one core runs Python now. Best of five."""
+
+    def once() -> float:
+        started, total = time.perf_counter(), 0
+        for number in range(LOOPS):
+            total += number
+        return time.perf_counter() - started
+
+    return min(once() for _ in range(5)) * 1000
+
+
+def fdatasync_ms() -> float:
+    """Median time of a 4 KiB write with fdatasync, where temporary files are."""
+    took = []
+    with tempfile.TemporaryFile() as file:
+        for number in range(SYNCS):
+            os.pwrite(file.fileno(), b"x" * 4096, number * 4096)
+            started = time.perf_counter()
+            os.fdatasync(file.fileno())
+            took.append(time.perf_counter() - started)
+    return statistics.median(took) * 1000
+
+
+def _cpu_model() -> str:
+    try:
+        found = re.search(r"^model name\s*: (.*)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
+    except OSError:
+        found = None
+    return found.group(1) if found else platform.processor() or platform.machine()
+
+
+def _wrk_version() -> str:
+    if not shutil.which("wrk"):
+        return "not installed"
+    printed = subprocess.run(["wrk", "--version"], capture_output=True, text=True, check=False).stdout  # noqa: S607
+    return printed.split("[")[0].removeprefix("wrk ").strip() or "unknown"
+
+
+def _revision() -> str:
+    folder = Path(__file__).parent
+    describe = ["git", "-C", str(folder), "describe", "--always", "--dirty", "--exclude=*"]
+    try:
+        printed = subprocess.run(describe, capture_output=True, text=True, check=False)
+    except OSError:
+        return "unknown"
+    return printed.stdout.strip() or "unknown"
+
+
+def _database(server: str) -> dict[str, str | float]:
+    engine = create_engine(make_url(server).set(database=None))
+    with engine.connect() as connection:
+        found: dict[str, str | float] = {"database": str(connection.execute(text("SELECT VERSION()")).scalar_one())}
+        for name in _SETTINGS:
+            value = connection.execute(text("SHOW GLOBAL VARIABLES LIKE :name"), {"name": name}).first()
+            if value is not None:
+                found[name] = str(value[1])
+    engine.dispose()
+    return found
+
+
+def _broker(broker: str) -> str:
+    at = endpoint_of(broker)
+    with Connection(at.address, userid=at.user, password=at.password, virtual_host=at.vhost) as connection:
+        return str(connection.server_properties.get("version", "unknown"))

@@ -1,0 +1,121 @@
+"""Three times as many draws as the system can make, in an open loop: what is served, and how the rest is told.
+
+The peak is measured first, in a closed loop with 512 connections, in turns with the overload. Requests come at
+Poisson moments whether or not earlier ones were answered, and their latency counts from then.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from functools import partial
+
+import load
+from charts import Bar, bars
+from generator import Plan
+from harness import NotValid, Site, System, attempt, measure, running, site_of
+from load import DRAW
+from part import INVALID, Charts, Part, Sample, Setup, Table, groups, run_alone
+
+PEAK_CONNECTIONS = 512
+CONNECTIONS = 2_000
+TIMES = 3
+RUNS, SECONDS, WARM_UP_SECONDS = 3, 5.0, 2.0
+DRAIN_SECONDS = 3.0
+PEAK, OVERLOAD = "peak", f"{TIMES} x the peak"
+
+
+def measure_all(setup: Setup) -> Iterator[Sample]:
+    """Peak and overload in turns; the overload goes by the latest peak."""
+    with running(site_of(setup) if setup.server else Site()) as system:
+        for _ in range(setup.runs(RUNS)):
+            peak = attempt(partial(_peak, system, setup))
+            yield peak
+            if INVALID not in peak:
+                yield attempt(partial(_overload, system, peak["per_second"], setup))
+
+
+def _peak(system: System, setup: Setup) -> Sample:
+    return {"variant": PEAK, **measure(system, connections=PEAK_CONNECTIONS, seconds=setup.seconds(SECONDS))}
+
+
+def _overload(system: System, peak: float, setup: Setup) -> Sample:
+    plan = Plan(
+        system.port,
+        [DRAW],
+        system.users,
+        CONNECTIONS,
+        setup.seconds(SECONDS),
+        rate=peak * TIMES,
+        warm_up=setup.seconds(WARM_UP_SECONDS),
+        drain_seconds=DRAIN_SECONDS,
+    )
+    tally = system.run(plan)
+    system.drain()
+    served, busy = load.latencies(tally, status="200"), load.latencies(tally, status="503")
+    unsent = tally.unsent
+    total = served.total + busy.total + unsent
+    others = load.answered(tally) - load.answered(tally, status="200", code="0000") - busy.total
+    if others or tally.without_retry_after:
+        told = f"{others} answers were neither a draw nor a 503; {tally.without_retry_after} without Retry-After"
+        raise NotValid(f"{told}: {dict(tally.answers)}")
+    # 503 may also say that the outcome is not known yet: such a draw may have been made.
+    system.allow_unknown(busy.total)
+    return {
+        "variant": OVERLOAD,
+        "offered_per_second": plan.rate,
+        "served_per_second": tally.served / tally.seconds,
+        "share_of_peak": tally.served / tally.seconds / peak * 100,
+        "served_p50_ms": served.quantile_ms(0.5),
+        "served_p99_ms": served.quantile_ms(0.99),
+        "busy_share": busy.total / total * 100,
+        "busy_p50_ms": busy.quantile_ms(0.5),
+        "busy_p99_ms": busy.quantile_ms(0.99),
+        "unsent_share": unsent / total * 100,
+        "broken": tally.broken,
+        "lag_p99_ms": tally.lag.quantile_ms(0.99),
+    }
+
+
+def tables(samples: Sequence[Sample]) -> list[Table]:
+    """Peak and overload."""
+    by = groups(samples, "variant")
+    rows = []
+    if peak := by.get((PEAK,)):
+        rows.append([f"peak, {PEAK_CONNECTIONS} connections", "", peak.spread("per_second")])
+        rows[-1] += ["100", *peak.texts("p50_ms", "p99_ms"), "", "", "", "", "", ""]
+    if over := by.get((OVERLOAD,)):
+        rates = [*over.texts("offered_per_second", digits=0), over.spread("served_per_second")]
+        rows.append([OVERLOAD, *rates, over.spread("share_of_peak")])
+        fields = ("served_p50_ms", "served_p99_ms", "busy_share", "busy_p50_ms", "busy_p99_ms", "unsent_share")
+        rows[-1] += over.texts(*fields, "broken", "lag_p99_ms")
+    header = ["load", "offered/s", "served/s", "% of the peak", "served p50 ms", "served p99 ms", "503 %"]
+    header += ["503 p50 ms", "503 p99 ms", "never sent %", "connections lost", "generator's lag p99 ms"]
+    return [Table(f"Overload: {TIMES} times the peak, open loop", header, rows)]
+
+
+def charts(samples: Sequence[Sample]) -> Charts:
+    """Served at the peak and beyond."""
+    by = groups(samples, "variant")
+    found = []
+    if peak := by.get((PEAK,)):
+        found.append(Bar("at the peak", peak["per_second"], "closed loop", ours=False))
+    if over := by.get((OVERLOAD,)):
+        note = f"{over['share_of_peak']:.0f} %, p99 {over['served_p99_ms']:.0f} ms"
+        found.append(Bar(f"served at {TIMES} x", over["served_per_second"], note))
+    return {"overload.svg": bars("Overload", "draws served a second", found)}
+
+
+PART = Part(
+    "overload",
+    "Overload",
+    "An open loop offers three times the peak that a closed loop with 512 connections reached just before. What is "
+    "over is answered 503 with Retry-After; every latency counts from the moment the request was due.",
+    75,
+    measure_all,
+    tables,
+    charts,
+    embedded=True,
+)
+
+if __name__ == "__main__":
+    run_alone(PART, __doc__)
