@@ -7,13 +7,16 @@ from __future__ import annotations
 
 import os
 import threading
+from functools import lru_cache
 from hashlib import sha256
 
 _ALPHABET = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
 _PAIRS = [a + b for a in _ALPHABET for b in _ALPHABET]
 _RANDOM_BITS = 80
 _TIME_CHARACTERS = 10  # the other 16 are random
-_STEP_BITS = 32  # an id made in the same millisecond is the last one plus a random step of at most 2^32
+_STEP_BYTES = 4  # an id is the last one plus a random step of at most 2^32; a new millisecond begins anew
+_RANDOM_MASK = (1 << _RANDOM_BITS) - 1
+_TIME_SHIFTS, _RANDOM_SHIFTS = range(40, -1, -10), range(70, -1, -10)
 
 
 class Ids:
@@ -25,14 +28,21 @@ class Ids:
 
     def make(self, now_ms: int) -> str:
         """One new id stamped ``now_ms`` (epoch milliseconds), or later if the clock went back."""
+        return self.make_many(now_ms, 1)[0]
+
+    def make_many(self, now_ms: int, count: int) -> list[str]:
+        """``count`` new ids with the same stamp, in order."""
+        steps = memoryview(os.urandom(_STEP_BYTES * count)).cast("I")
+        values = []
         with self._lock:
-            fresh = now_ms << _RANDOM_BITS
-            if fresh >> _RANDOM_BITS > self._last >> _RANDOM_BITS:
-                self._last = fresh | int.from_bytes(os.urandom(9))
-            else:
-                self._last += 1 + int.from_bytes(os.urandom(_STEP_BITS // 8))
             value = self._last
-        return encode(value)
+            if now_ms > value >> _RANDOM_BITS:
+                value = now_ms << _RANDOM_BITS | int.from_bytes(os.urandom(9))
+            for step in steps:
+                value += 1 + step
+                values.append(value)
+            self._last = value
+        return [encode(value) for value in values]
 
 
 def first_at(ms: int) -> str:
@@ -48,4 +58,11 @@ def derived(order_id: str, purpose: str) -> str:
 
 def encode(value: int) -> str:
     """A 130-bit-wide base 32 text of 26 characters for ``0 <= value < 2**128``."""
-    return "".join([_PAIRS[(value >> shift) & 1023] for shift in range(120, -1, -10)])
+    random_bits = value & _RANDOM_MASK
+    return _time_of(value >> _RANDOM_BITS) + "".join([_PAIRS[random_bits >> s & 1023] for s in _RANDOM_SHIFTS])
+
+
+@lru_cache(maxsize=16)
+def _time_of(ms: int) -> str:
+    """The first ten characters, which ids that are made together share."""
+    return "".join([_PAIRS[ms >> shift & 1023] for shift in _TIME_SHIFTS])

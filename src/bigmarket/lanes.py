@@ -237,8 +237,8 @@ class Lane(Generic[Made]):
             return
         self._began = time.monotonic()
         now_ms = self._now_ms()
-        make, request = self._ids.make, self._desk.request
-        requests = [request(make(now_ms), *s.asked) for s in batch]
+        order_ids, request = self._ids.make_many(now_ms, len(batch)), self._desk.request
+        requests = [request(order_id, *s.asked) for order_id, s in zip(order_ids, batch, strict=True)]
         result = self._serve(requests, now_ms)
         if result.tasks:
             self._hand_tasks(result.tasks)

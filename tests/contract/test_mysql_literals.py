@@ -38,12 +38,14 @@ def cursor() -> Iterator[Any]:
 @given(row=st.lists(VALUES, min_size=1, max_size=8))
 @example(row=['"', "\\", "\\'", "\f\\u0041", "\\u0041", "%b{rows}", "/* */ -- #", "\0", ""])
 def test_values_come_back_as_they_were(cursor: Any, row: list[object]) -> None:
-    cursor.execute(b"SELECT " + literals(row))
+    cursor.execute(b"SELECT " + literals([row], between=b""))
     assert list(cursor.fetchone()) == row
 
 
 @settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(rows=st.lists(st.tuples(TRICKY, st.integers(-(2**63), 2**63 - 1)), min_size=1, max_size=5))
+@example(rows=[("a],[b", 1), ("],[", 2), ("c", 3)])
+@example(rows=[("],[", 1)])
 def test_rows_come_back_as_they_were(cursor: Any, rows: list[tuple[str, int]]) -> None:
     cursor.execute(filled("SELECT c1, c2 FROM {table} AS v", rows))
     assert sorted(cursor.fetchall()) == sorted(rows)

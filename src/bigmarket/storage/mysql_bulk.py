@@ -13,6 +13,7 @@ from bigmarket.storage.bulk import Row, chunked, decode_rows
 from bigmarket.storage.mysql_literals import literal, literals
 
 _LIST, _TABLE = b"{rows}", b"{table}"
+_UNION = b" UNION ALL SELECT "
 _KEYS = b") IN ({rows})"  # row values, looked up by a key of several columns
 
 
@@ -50,11 +51,11 @@ def filled(template: str, rows: Sequence[Row], before: Row = ()) -> bytes:
         text %= tuple(map(literal, before))
     if _TABLE in text:
         first = b", ".join(b"%b AS c%d" % (literal(value), n) for n, value in enumerate(rows[0], start=1))
-        derived = b"(SELECT " + b" UNION ALL SELECT ".join([first, *map(literals, rows[1:])]) + b")"
-        return text.replace(_TABLE, derived)
+        rest = _UNION + literals(rows[1:], between=_UNION) if len(rows) > 1 else b""
+        return text.replace(_TABLE, b"(SELECT " + first + rest + b")")
     if len(rows) == 1 and _KEYS in text:
         rows = [*rows, *rows]  # MariaDB finds the key of an UPDATE in a list of two, but not in a list of one
-    return text.replace(_LIST, b"(" + b"),(".join(map(literals, rows)) + b")")
+    return text.replace(_LIST, b"(" + literals(rows, between=b"),(") + b")")
 
 
 class MySqlBulk:

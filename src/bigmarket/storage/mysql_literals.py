@@ -13,23 +13,24 @@ import msgspec
 
 _encode = msgspec.json.Encoder().encode
 _UNLIKE = (b"\\u", b"\\f")  # escapes that JSON has and MySQL has not
+_NEXT_ROW = b"],["
 
 
-def literals(row: Sequence[object]) -> bytes:
-    """The values of a row (texts, integers, None), separated by commas."""
-    text = _encode(row)
-    if _UNLIKE[0] in text or _UNLIKE[1] in text:
-        return b",".join(map(_careful, row))
-    return text[1:-1]
+def literals(rows: Sequence[Sequence[object]], *, between: bytes) -> bytes:
+    """Rows of values (texts, integers, None) with commas between values and ``between`` the rows."""
+    text = _encode(rows)
+    if _UNLIKE[0] in text or _UNLIKE[1] in text or text.count(_NEXT_ROW) >= len(rows):  # some text contains one
+        return between.join([b",".join(map(literal, row)) for row in rows])
+    return text[2:-2].replace(_NEXT_ROW, between)
 
 
 def literal(value: object) -> bytes:
     """One value."""
-    return literals((value,))
+    text = _encode(value)
+    return _careful(value) if _UNLIKE[0] in text or _UNLIKE[1] in text else text
 
 
-def _careful(value: object) -> bytes:
-    """Texts as hexadecimal digits, which need no escaping."""
-    if isinstance(value, str):
-        return b"_utf8mb4 0x" + value.encode().hex().encode() if value else b'""'
-    return _encode(value)
+def _careful(text: object) -> bytes:
+    """A text as hexadecimal digits, which need no escaping."""
+    assert isinstance(text, str), text
+    return b"_utf8mb4 0x" + text.encode().hex().encode()
