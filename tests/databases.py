@@ -53,6 +53,7 @@ class Databases:
         self._server = create_engine(MYSQL, poolclass=NullPool, isolation_level="AUTOCOMMIT")
         self._made: set[str] = set()
         self._free: dict[SplitTables, list[str]] = {}
+        self._free_sets: dict[int, list[list[str]]] = {}  # by the number of shards
 
     @contextmanager
     def store(self, backend: str, *, grace_ms: int = GRACE_MS) -> Iterator[Store]:
@@ -87,6 +88,27 @@ class Databases:
         finally:
             self._drop(name)
 
+    @contextmanager
+    def shards(self, number: int) -> Iterator[list[str]]:
+        """The URLs of so many MySQL shards and, last, of their configuration's database: set up together, empty."""
+        names = self._lent_set(number)
+        try:
+            yield [mysql_url(name) for name in names]
+        finally:
+            for name in names:
+                self._empty(name)
+            self._free_sets.setdefault(number, []).append(names)
+
+    def files(self, number: int, folder: Path, *, tables: int = 1, apart: bool = True) -> list[str]:
+        """As ``shards``, of SQLite files in ``folder``; the last is the first shard, too, unless it is ``apart``."""
+        templates = self._folder / f"{number}-shards-{tables}-{apart}"
+        urls = [f"sqlite:///{templates}/{at}.db" for at in range(number + apart)]
+        if not templates.exists():
+            templates.mkdir()
+            _prepare_set(urls, shards=number, tables=tables)
+        copies = [f"sqlite:///{shutil.copy(url.removeprefix('sqlite:///'), folder)}" for url in urls]
+        return copies if apart else [*copies, copies[0]]
+
     def close(self) -> None:
         """Drop them all."""
         for name in list(self._made):
@@ -119,6 +141,13 @@ class Databases:
         name = self._create()
         _prepare(mysql_url(name), split)
         return name
+
+    def _lent_set(self, number: int) -> list[str]:
+        if free := self._free_sets.get(number):
+            return free.pop()
+        names = [self._create() for _ in range(number + 1)]
+        _prepare_set([mysql_url(name) for name in names], shards=number)
+        return names
 
     def _create(self) -> str:
         name = f"bigmarket_test_{os.getpid()}_{secrets.token_hex(4)}"
@@ -155,6 +184,18 @@ def open_store(url: str, *, split: SplitTables = WHOLE, grace_ms: int = GRACE_MS
     if url.startswith("sqlite:"):
         return SqliteStore(Path(url.removeprefix("sqlite:///")), split=split, grace_ms=grace_ms)
     return MySqlStore(url, split=split, grace_ms=grace_ms)
+
+
+def _prepare_set(urls: list[str], *, shards: int, tables: int = 1) -> None:
+    """The configuration is in the last database, which is the first shard when there is no other."""
+    split = SplitTables(Routing(shards, tables))
+    opened = [open_store(url, split=split) for url in urls]
+    config = opened[-1] if len(opened) > shards else opened[0]
+    stores = Stores(config, tuple(opened[:shards]), split.routing)
+    try:
+        prepare(stores, now_ms=NOW)
+    finally:
+        stores.close()
 
 
 def _prepare(url: str, split: SplitTables) -> None:

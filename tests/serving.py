@@ -104,9 +104,10 @@ def install_small(
     world.live.refresh()
 
 
-def eventually(condition: Callable[[], bool], *, seconds: float = 5, pause_seconds: float = 0.002) -> None:
-    """Wait until ``condition`` holds; fail if it does not in time."""
-    deadline = monotonic() + seconds
+def eventually(condition: Callable[[], bool], *, seconds: float = 5, pause_seconds: float = 0.002) -> float:
+    """Wait until ``condition`` holds; fail if it does not in time. Returns the seconds that took."""
+    began = monotonic()
     while not condition():
-        assert monotonic() < deadline, "did not happen in time"
+        assert monotonic() < began + seconds, "did not happen in time"
         sleep(pause_seconds)
+    return monotonic() - began

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from concurrent.futures import Future
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from itertools import count as numbers
 from pathlib import Path
 from typing import Any
@@ -76,16 +76,16 @@ def cars(stock: int | None, *, skus: int = 1_000, tree: str = "stocked") -> Camp
 
 @contextmanager
 def laid_out(layout: str, folder: Path, databases: Databases) -> Iterator[Settings]:
-    """The settings of a new installation. On ``2x4`` the first shard is the configuration database too."""
-    with ExitStack() as stack:
-        shards = 8 if layout == "sqlite-8" else 2
-        if layout.startswith("mysql"):
-            urls = [stack.enter_context(databases.bare()) for _ in range(shards + 1)]
-        else:
-            urls = [f"sqlite:///{folder}/{number}.db" for number in range(shards + 1)]
-        config = urls[0] if layout == "sqlite-2x4" else urls[shards]
-        tables = 4 if layout == "sqlite-2x4" else 1
-        yield settings_of(folder, config, urls[:shards], tables=tables)
+    """The settings of an empty installation. On ``2x4`` the first shard is the configuration database too."""
+    if layout.startswith("mysql"):
+        with databases.shards(2) as (*shards, config):
+            yield settings_of(folder, config, shards)
+    elif layout == "sqlite-2x4":
+        *shards, config = databases.files(2, folder, tables=4, apart=False)
+        yield settings_of(folder, config, shards, tables=4)
+    else:
+        *shards, config = databases.files(8 if layout == "sqlite-8" else 2, folder)
+        yield settings_of(folder, config, shards)
 
 
 def settings_of(folder: Path, config: str, shards: list[str], *, tables: int = 1) -> Settings:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
@@ -16,7 +17,7 @@ from bigmarket.desks import DrawDesk
 from bigmarket.draw import Answer, Drawn, Outcome
 from bigmarket.errors import Contention, OutcomeUnknown, Overloaded, StorageFull, Trouble
 from bigmarket.ids import Ids
-from bigmarket.lanes import LaneSet, LaneSettings, LaneShard
+from bigmarket.lanes import LaneSet, LaneSettings, LaneShard, Submission
 from bigmarket.storage.campaigns import load_live
 from bigmarket.storage.contract import Store
 from bigmarket.storage.sqlite import SqliteStore
@@ -96,6 +97,13 @@ def test_users_hashed_to_several_lanes_all_draw(store: Store, users: list[str]) 
     assert_healthy(store)
 
 
+@pytest.fixture
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lanes that give up after their attempts and never for the time these take, however slow the machine is."""
+    monkeypatch.setattr("bigmarket.lanes.RETRY_SECONDS_MAX", 600.0)
+    monkeypatch.setattr("bigmarket.lanes.SPLIT_SECONDS_MAX", 600.0)
+
+
 class _Wrapped:
     """A store whose draw transactions can be made to fail in one way."""
 
@@ -153,6 +161,7 @@ class _Guarded(_Wrapped):
             yield tx
 
 
+@pytest.mark.usefixtures("patient")
 def test_a_guard_that_never_gives_way_refuses_one_and_not_its_neighbours(store: Store, users: list[str]) -> None:
     lanes = lanes_on(_Guarded(store))
     futures = submit(lanes, users)
@@ -180,6 +189,7 @@ class _Flaky(_Wrapped):
                 raise Contention("lost a race")
 
 
+@pytest.mark.usefixtures("patient")
 @pytest.mark.parametrize(("losses", "wins"), [(1, True), (3, True), (4, False)])
 def test_a_lost_race_is_run_again_a_few_times(store: Store, users: list[str], losses: int, wins: bool) -> None:
     lanes = lanes_on(_Flaky(store, losses=losses))
@@ -187,7 +197,23 @@ def test_a_lost_race_is_run_again_a_few_times(store: Store, users: list[str], lo
     lanes.start()
     assert all(isinstance(a, Drawn if wins else Contention) for a in answers(futures))
     assert lanes.stop(timeout_seconds=WAIT)
+    assert lanes.stats()[0].retries == losses
     assert count(store, "SELECT COUNT(*) FROM user_raffle_order") == (len(users) if wins else 0)
+    assert_healthy(store)
+
+
+def test_a_race_that_took_too_long_to_lose_is_not_run_again(
+    store: Store, users: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("bigmarket.lanes.RETRY_SECONDS_MAX", 0.0)
+    lanes = lanes_on(_Flaky(store, losses=1))
+    futures = submit(lanes, users)
+    lanes.start()
+    assert all(isinstance(a, Contention) for a in answers(futures))
+    assert lanes.stats()[0].retries == 1
+    assert all(isinstance(a, Drawn) for a in answers(submit(lanes, users))), "the next batch begins anew"
+    assert lanes.stop(timeout_seconds=WAIT)
+    assert count(store, "SELECT COUNT(*) FROM user_raffle_order") == len(users)
     assert_healthy(store)
 
 
@@ -288,10 +314,11 @@ def test_draws_wait_in_a_thread_of_their_own(store: Store, users: list[str]) -> 
 
 
 def test_a_draw_that_waited_too_long_is_refused_unspent(store: Store, users: list[str]) -> None:
-    lanes = lanes_on(store, settings=LaneSettings(queue_seconds=0.2))
-    futures = submit(lanes, users[:4])
-    threading.Event().wait(0.3)
-    futures += submit(lanes, users[4:6])
+    lanes = lanes_on(store)
+    futures = [Future[Answer]() for _ in users[:6]]
+    for number, (user, future) in enumerate(zip(users, futures, strict=False)):
+        ago = 2 * WAIT if number < 4 else 0
+        lanes.lanes[0]._queue.put(Submission((user, 1, None), time.monotonic() - ago, future))
     lanes.start()
     assert [type(a) for a in answers(futures)] == [Overloaded] * 4 + [Drawn] * 2
     assert lanes.stop(timeout_seconds=WAIT)

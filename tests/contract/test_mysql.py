@@ -532,7 +532,7 @@ def test_a_pool_in_use_is_overload_within_its_wait(store: MySqlStore, monkeypatc
         started = monotonic()
         with pytest.raises(Overloaded), small.drawing():
             pass
-        assert 0.2 < monotonic() - started < 1.0
+        assert 0.2 < monotonic() - started < 10.0, "not the 30 that pools are used to"
         with pytest.raises(Overloaded), small.reading():
             pass
     with another(store) as small:

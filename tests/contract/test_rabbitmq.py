@@ -272,7 +272,7 @@ def test_no_confirmation_in_time_is_trouble(prefix: str, proxy: Proxy, monkeypat
     started = time.monotonic()
     with pytest.raises(Trouble, match=r"no confirmation within 0\.2 s"):
         publisher.publish(tasks_of(1))
-    assert time.monotonic() - started < 2.0
+    assert time.monotonic() - started < WAIT
     proxy.restore()
     publisher.publish(tasks_of(1))
     publisher.close()
@@ -285,7 +285,7 @@ def test_a_broker_that_never_answers_is_trouble(prefix: str, monkeypatch: pytest
         started = time.monotonic()
         with pytest.raises(Trouble, match="no answer in time"):
             RabbitPublisher(url, prefix=prefix, topics=TOPICS).publish(tasks_of(1))
-        assert time.monotonic() - started < 2.0
+        assert time.monotonic() - started < WAIT
 
 
 @pytest.mark.parametrize(
@@ -653,7 +653,7 @@ def test_stop_is_bounded_and_leaves_the_rest_to_the_broker(
     gate = threading.Event()
 
     def handle(tasks: Sequence[Task]) -> None:
-        assert gate.wait(WAIT)
+        assert gate.wait(4 * WAIT)
         effects.handle(tasks)
 
     one_by_one(publisher, tasks_of(200))
@@ -661,7 +661,7 @@ def test_stop_is_bounded_and_leaves_the_rest_to_the_broker(
     until(lambda: depth(prefix, AWARD) == 190)
     started = time.monotonic()
     assert not consumer.stop(timeout_seconds=0.1)
-    assert time.monotonic() - started < 1.0
+    assert time.monotonic() - started < WAIT, "while a message is still being handled"
     gate.set()
     assert consumer.stop(timeout_seconds=WAIT)
     assert len(effects.done) == 10

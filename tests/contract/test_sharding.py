@@ -341,7 +341,8 @@ def test_what_is_known_to_be_sold_out_needs_no_hub(world: World) -> None:
 
 
 @only_two
-def test_a_frozen_hub_does_not_hold_up_a_lane(world: World) -> None:
+def test_a_frozen_hub_does_not_hold_up_a_lane(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("bigmarket.storage.errands.ERRAND_SECONDS", 0.8)
     arm(world, cars(100))
     (name,) = users(world, 0, 1)
 

@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack, closing
 from pathlib import Path
+from statistics import median
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
@@ -52,9 +53,9 @@ def test_connections_beyond_the_bound_are_told_or_dropped_and_the_others_served(
 def test_a_crowd_at_a_stuck_lane_is_refused_at_once(served: Served) -> None:
     memory = resident_mb(served)
     with stuck(served, queued=20) as waiting:
-        answers, slowest = asyncio.run(crowd_of(served, CROWD))
+        answers, usual = asyncio.run(crowd_of(served, CROWD))
         assert answers == {(503, "0006"): CROWD}
-        assert slowest < 3
+        assert usual < 0.5
     assert len(waiting) == 21
     assert count(served.world.stores.config, "SELECT count(*) FROM user_raffle_order WHERE user_id = 'ann'") == 0
     assert resident_mb(served) - memory < 20
@@ -62,11 +63,11 @@ def test_a_crowd_at_a_stuck_lane_is_refused_at_once(served: Served) -> None:
 
 
 async def crowd_of(served: Served, size: int) -> tuple[Counter[tuple[int, str]], float]:
-    """What so many requests are answered, ``SERVED`` / 2 at a time, and how long the slowest took, in seconds."""
+    """What so many requests are answered, ``SERVED`` / 2 at a time, and how long that usually takes, in seconds."""
     host, port = served.url.removeprefix("http://").split(":")
     turns = asyncio.Semaphore(SERVED // 2)
     answers: Counter[tuple[int, str]] = Counter()
-    took = [0.0]
+    took = []
 
     async def one() -> None:
         async with turns:
@@ -80,7 +81,7 @@ async def crowd_of(served: Served, size: int) -> tuple[Counter[tuple[int, str]],
             writer.close()
 
     await asyncio.gather(*(one() for _ in range(size)))
-    return answers, max(took)
+    return answers, median(took)
 
 
 def test_a_head_without_end_is_not_read(served: Served) -> None:

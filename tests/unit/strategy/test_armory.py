@@ -235,7 +235,7 @@ def test_compiled_odds_are_the_declared_fractions(weights: list[int]) -> None:
 def test_ten_thousand_awards_compile_in_well_under_a_second() -> None:
     many = [{"award_id": i, "title": "t", "rate": "0.0001", "sort": i} for i in range(1, 10_001)]
     big = strategy(chain=[], trees=[], awards=many)
-    begun = time.perf_counter()
+    begun = time.thread_time()
     assert inspect_strategy(big) == []
     assert compile_strategy(big).tables[ALL_AWARDS].total == 10_000
-    assert time.perf_counter() - begun < 0.5
+    assert time.thread_time() - begun < 0.5

@@ -66,10 +66,10 @@ def test_redirects_are_not_followed() -> None:
 
 
 def test_a_huge_body_is_not_read() -> None:
-    with receiving(saying(Say(200, body=b"x" * 65_536, repeat=100, pause_seconds=0.05))) as receiver:
+    with receiving(saying(Say(200, body=b"x" * 65_536, repeat=1_000, pause_seconds=0.05))) as receiver:
         began = time.monotonic()
-        assert post(receiver.url, Poster(allowed=LOOPBACK)).excerpt == "x" * 120
-        assert time.monotonic() - began < 2
+        assert post(receiver.url, Poster(allowed=LOOPBACK, total_seconds=60)).excerpt == "x" * 120
+        assert time.monotonic() - began < 20
     assert BODY_BYTES_MAX < 65_536
 
 
@@ -77,7 +77,7 @@ def test_a_body_that_trickles_is_given_up() -> None:
     with receiving(saying(Say(200, body=b"x", repeat=1_000, pause_seconds=0.05))) as receiver:
         began = time.monotonic()
         assert post(receiver.url, Poster(allowed=LOOPBACK, total_seconds=0.5)).status == 200
-        assert time.monotonic() - began < 2
+        assert time.monotonic() - began < 20
 
 
 def test_headers_that_trickle_are_given_up() -> None:
