@@ -31,6 +31,14 @@ def redis_url() -> str:
     return url
 
 
+@pytest.hookimpl(tryfirst=True)  # the groups are read next
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Where tests run side by side, those marked ``alone`` run one after another, in one process."""
+    for item in items:
+        if item.get_closest_marker("alone") or item.get_closest_marker("faults"):
+            item.add_marker(pytest.mark.xdist_group("alone"))
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """List what was not tested, and why."""
