@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from html import escape
 from typing import NamedTuple
@@ -14,6 +15,7 @@ NUMBERS = 150  # room for the values behind them
 ROW, BAR = 30, 20
 INK, FAINT, PAPER, LINE = "#1f2328", "#59636e", "#ffffff", "#d1d9e0"
 COLORS = ("#2f6feb", "#8250df", "#1a7f37", "#bc4c00", "#7d8590")
+HALO = f'stroke="{PAPER}" stroke-width="3" paint-order="stroke"'  # keeps text readable over lines
 OURS, THEIRS = COLORS[0], "#a6afb8"
 
 
@@ -73,7 +75,7 @@ def stacked(title: str, unit: str, rows: Sequence[tuple[str, Mapping[str, float]
 def steps(title: str, unit: str, labels: Sequence[str], lines: Mapping[str, Sequence[float]], *, below: str) -> str:
     """A line for each series over equal steps; every point shows its value. ``below`` names what the steps are."""
     height, top, left, bottom = 360, TITLE_HEIGHT + 40, 70, 56
-    most = max((value for values in lines.values() for value in values), default=0) or 1
+    most = _round(max((value for values in lines.values() for value in values), default=0))
     floor = height - bottom
     step = (WIDTH - left - 60) / max(1, len(labels) - 1)
     drawn = _legend(list(lines), y=TITLE_HEIGHT)
@@ -81,7 +83,7 @@ def steps(title: str, unit: str, labels: Sequence[str], lines: Mapping[str, Sequ
     drawn += [_text(left + n * step, floor + 20, label, anchor="middle") for n, label in enumerate(labels)]
     drawn.append(_text((left + WIDTH - 40) / 2, floor + 42, below, anchor="middle", color=FAINT))
     taken: dict[int, list[float]] = {}
-    for number, values in enumerate(lines.values()):
+    for number, values in reversed(list(enumerate(lines.values()))):  # the last line's values come first
         color = COLORS[number % len(COLORS)]
         points = [(left + n * step, floor - value / most * (floor - top)) for n, value in enumerate(values)]
         drawn.append(_path(points, color))
@@ -89,7 +91,7 @@ def steps(title: str, unit: str, labels: Sequence[str], lines: Mapping[str, Sequ
             drawn.append(f'<circle cx="{x:.1f}" cy="{y:.1f}" r="3" fill="{color}"/>')
             if all(abs(y - other) >= 12 for other in taken.setdefault(n, [])):
                 taken[n].append(y)
-                drawn.append(_text(x + 6, y - 5, number_text(value), color=color, size=11))
+                drawn.append(_text(x, y - 8, number_text(value), anchor="middle", color=color, size=11))
     return _page(title, unit, drawn, height=height)
 
 
@@ -101,9 +103,10 @@ def panels(title: str, below: str, found: Sequence[Panel]) -> str:
     for number, panel in enumerate(found):
         top = TITLE_HEIGHT + 24 + number * each
         floor = top + each - 46
-        most = max((y for _, y in panel.points), default=0) or 1
+        highest = max((y for _, y in panel.points), default=0)
+        most = _round(highest)
         first, last = (panel.points[0][1], panel.points[-1][1]) if panel.points else (0.0, 0.0)
-        shown = f"{number_text(first)} first, {number_text(last)} last, {number_text(most)} most"
+        shown = f"{number_text(first)} first, {number_text(last)} last, {number_text(highest)} most"
         said = f"{panel.name}, {panel.unit}: {shown}"
         drawn.append(_text(left, top - 8, said, color=COLORS[number % len(COLORS)]))
         drawn += _grid(most, left=left, right=right, top=top, floor=floor, lines=2)
@@ -121,6 +124,14 @@ def number_text(value: float) -> str:
     if value >= 100 or value == int(value):
         return f"{value:,.0f}"
     return f"{value:,.1f}" if value >= 1 else f"{value:.2g}"
+
+
+def _round(value: float) -> float:
+    """The end of a scale that reaches so far."""
+    if value <= 0:
+        return 1
+    power = 10 ** math.floor(math.log10(value))
+    return float(next(power * step for step in (1, 2, 4, 6, 8, 10) if power * step >= value))
 
 
 def _page(title: str, unit: str, parts: Sequence[str], *, height: float) -> str:
@@ -167,5 +178,5 @@ def _text(
 ) -> str:
     return (
         f'<text x="{x:.1f}" y="{y:.1f}" font-size="{size}" font-weight="{weight}" fill="{color}" '
-        f'text-anchor="{anchor}" xml:space="preserve">{escape(text)}</text>'
+        f'text-anchor="{anchor}" xml:space="preserve" {HALO if color != PAPER else ""}>{escape(text)}</text>'
     )

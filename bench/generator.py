@@ -146,9 +146,9 @@ class Generator:
             self._closed_loop(started)
         else:
             self._open_loop(started)
-        tally.seconds, tally.cpu_seconds = plan.seconds, time.process_time() - cpu
         self._over = True
         self._drain()
+        tally.seconds, tally.cpu_seconds = plan.seconds, time.process_time() - cpu
         tally.unsent = len(self._waiting)
         ended = time.perf_counter()
         for due in self._waiting:

@@ -18,6 +18,7 @@ from part import Charts, Part, Sample, Setup, Table, groups, ratio, run_alone
 CONNECTIONS = (1, 16, 64, 256, 512)
 EMBEDDED_CONNECTIONS = (64, 256)
 BASELINE_CONNECTIONS = 64
+CPU_CONNECTIONS_MIN = 16  # below, waiting costs more than drawing and would dwarf the rest of the chart
 RUNS, SECONDS = 3, 4.0
 LANES, SINGLE = "lanes", "one transaction per draw"
 SERVERS, EMBEDDED = "MariaDB, RabbitMQ, work apart", "SQLite, embedded"
@@ -81,7 +82,7 @@ def charts(samples: Sequence[Sample]) -> Charts:
         place = "SQLite" if where == EMBEDDED else "MariaDB"
         label = f"{place}, {connections} conn." + (", single" if variant == SINGLE else "")
         rates.append(Bar(label, group["per_second"], ours=variant != SINGLE))
-        if variant == LANES:
+        if variant == LANES and connections >= CPU_CONNECTIONS_MIN:
             split.append((label, {name: group[f"{name}_us"] for name in SPENDERS}))
     unit = "draws a second; grey: one transaction per draw"
     found["http-throughput.svg"] = bars("Durable draws over HTTP", unit, rates)

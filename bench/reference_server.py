@@ -87,6 +87,7 @@ if __name__ == "__main__":
         "reference_server:app",
         port=int(os.environ[PORT]),
         workers=PROCESSES,
+        timeout_worker_healthcheck=60,  # they have connections to open first
         log_level="error",
         access_log=False,
         loop="uvloop",

@@ -30,29 +30,31 @@ def save(part: Part, found: Mapping[str, Any]) -> None:
     (OUT / f"{part.name}.json").write_text(json.dumps(found, indent=1) + "\n")
 
 
-def write_document(parts: Sequence[Part], facts: Mapping[str, Any], *, left_out: Sequence[str], quick: bool) -> None:
-    """Everything that bench/out has, part by part."""
-    lines = [_HEAD]
-    if quick:
-        lines.append("> **This was a quick run, to see that everything works. Its figures mean nothing.**\n")
-    lines += [f"> **Left out: {sentence}.**\n" for sentence in left_out]
-    lines += [_markdown(Table("", ("Measured on", ""), [[name, str(value)] for name, value in facts.items()]))]
+def write_document(parts: Sequence[Part]) -> None:
+    """Everything that bench/out has, part by part; machine and versions are those of what was measured last."""
+    paths = {part.name: OUT / f"{part.name}.json" for part in parts}
+    found = {name: json.loads(path.read_text()) for name, path in paths.items() if path.exists()}
+    if not found:
+        return
+    facts = max((of_part["facts"] for of_part in found.values()), key=lambda its: str(its["measured"]))
+    lines = [_HEAD, _markdown(Table("", ("", ""), [[name, str(value)] for name, value in facts.items()]))]
     gauges = "The Python loop (two million additions) and fdatasync (4 KiB) are gauges"
     lines.append(f"{gauges}: where they differ, so do the days.\n")
     for part in parts:
-        lines += _section(part)
+        lines += [f"## {part.title}\n", f"{part.explains}\n"]
+        lines += _section(part, found[part.name]) if part.name in found else ["Not measured.\n"]
     DOCUMENT.write_text("\n".join(lines).rstrip() + "\n")
 
 
-def _section(part: Part) -> list[str]:
-    path = OUT / f"{part.name}.json"
-    if not path.exists():
-        return [f"## {part.title}\n", "Not measured.\n"]
-    found = json.loads(path.read_text())
+def _section(part: Part, found: Mapping[str, Any]) -> list[str]:
     samples = [sample for sample in found["samples"] if INVALID not in sample]
-    lines = [f"## {part.title}\n", f"{part.explains}\n"]
+    lines = []
+    if found["quick"]:
+        lines.append("> **A quick run, to see that everything works. Its figures mean nothing.**\n")
     faults = [sample[INVALID] for sample in found["samples"] if INVALID in sample] + found["faults"]
+    lines += [f"> **Left out: {sentence}.**\n" for sentence in found["left_out"]]
     lines += [f"> **Not valid: {fault}**\n" for fault in faults]
+    lines.append(_when(found) + "\n")
     if not samples:
         return [*lines, "Nothing was measured.\n"]
     CHARTS.mkdir(parents=True, exist_ok=True)
@@ -62,6 +64,12 @@ def _section(part: Part) -> list[str]:
     for table in part.tables(samples):
         lines += [f"### {table.title}\n", _markdown(table)]
     return lines
+
+
+def _when(found: Mapping[str, Any]) -> str:
+    facts = found["facts"]
+    gauges = f"Python loop {facts['python_loop_ms']} ms, fdatasync {facts['fdatasync_ms']} ms"
+    return f"*{facts['measured']}, {facts['bigmarket']}; {gauges}; took {found['took_seconds']:.0f} s.*"
 
 
 def _markdown(table: Table) -> str:

@@ -9,7 +9,7 @@ import signal
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from types import FrameType
 
 import draw_core
@@ -30,6 +30,9 @@ PARTS: Sequence[Part] = tuple(
 )
 
 
+QUICK_SHARE = 0.2  # of the time in full
+
+
 def main() -> None:
     """Run and report."""
     parser = options_of(__doc__)
@@ -41,32 +44,27 @@ def main() -> None:
     options = parser.parse_args()
     setup = replace(find_services(options), minutes=options.minutes, large=options.large)
     parts = [part for part in PARTS if part.name in options.parts]
-    facts = machine.facts(server=setup.server, broker=setup.broker)
     signal.signal(signal.SIGINT, _stop_once)
     signal.signal(signal.SIGTERM, _stop_once)
-    ended = options.report_only or _measure(parts, setup, facts)
-    report.write_document(PARTS, facts, left_out=missing(setup.server, setup.broker), quick=setup.quick)
+    well = options.report_only or _measure(parts, setup)
+    report.write_document(PARTS)
     written = (report.DOCUMENT, report.CHARTS / "*.svg", report.OUT / "*.json")
     print("\nWritten:", *(path.relative_to(report.ROOT) for path in written), file=sys.stderr)
-    sys.exit(0 if ended else 1)
+    sys.exit(0 if well else 1)
 
 
-def _measure(parts: Sequence[Part], setup: Setup, facts: dict[str, str | float]) -> bool:
+def _measure(parts: Sequence[Part], setup: Setup) -> bool:
     """Part by part; what each measured is saved at its end, also when it ends early. Whether all was well."""
-    left = sum(part.seconds for part in parts)
-    print(
-        f"{len(parts)} parts, about {left / 60:.0f} minutes on two cores, {'less: ' if setup.quick else ''}"
-        f"{'a quick run' if setup.quick else 'in full'}",
-        file=sys.stderr,
-    )
+    share = QUICK_SHARE if setup.quick else 1.0
+    left = sum(part.seconds for part in parts) * share
     well = True
     for number, part in enumerate(parts, start=1):
-        print(f"\n[{number}/{len(parts)}] {part.title}; about {left / 60:.0f} minutes left", file=sys.stderr)
-        left -= part.seconds
+        print(f"\n[{number}/{len(parts)}] {part.title}; about {left / 60:.1f} minutes left", file=sys.stderr)
+        left -= part.seconds * share
         if setup.server is None and not part.embedded:
             print("  *** LEFT OUT: it needs a database server", file=sys.stderr)
             continue
-        fault = _measure_one(part, setup, facts)
+        fault = _measure_one(part, setup)
         if fault is not None:
             well = False
             print(f"  *** {fault}", file=sys.stderr)
@@ -78,8 +76,9 @@ def _measure(parts: Sequence[Part], setup: Setup, facts: dict[str, str | float])
 INTERRUPTED = "interrupted"
 
 
-def _measure_one(part: Part, setup: Setup, facts: dict[str, str | float]) -> str | None:
+def _measure_one(part: Part, setup: Setup) -> str | None:
     samples, fault = [], None
+    facts = machine.facts(server=setup.server, broker=setup.broker)
     started = time.monotonic()
     try:
         for sample in part.measure(setup):
@@ -90,8 +89,9 @@ def _measure_one(part: Part, setup: Setup, facts: dict[str, str | float]) -> str
     except Exception as error:  # noqa: BLE001  the other parts shall be measured all the same
         fault = f"{type(error).__name__}: {error}"
     took = time.monotonic() - started
-    found = {"part": part.name, "took_seconds": round(took, 1), "facts": facts, "setup": asdict(setup)}
-    report.save(part, {**found, "faults": [fault] if fault else [], "samples": samples})
+    found = {"part": part.name, "took_seconds": took, "facts": facts, "quick": setup.quick}
+    left_out = missing(setup.server, setup.broker)
+    report.save(part, {**found, "left_out": left_out, "faults": [fault] if fault else [], "samples": samples})
     return fault
 
 
