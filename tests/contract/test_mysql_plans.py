@@ -231,6 +231,15 @@ def count_wins(store: Store, *, users: int) -> list[Plan]:
     return plans
 
 
+def look(store: Store, *, users: int) -> list[Plan]:
+    """The plans of looks at accounts and at the units of a sku."""
+    keys = [(user(number), 1) for number in range(users)]
+    with store.looking() as tx, noted(tx) as plans:
+        assert len(tx.accounts_of(keys)) == users
+        assert set(tx.units_left([SKU, 99])) == {SKU}
+    return plans
+
+
 SIZES = [1, 2, 3, 64, 256]
 
 
@@ -247,6 +256,12 @@ def test_an_exchange_finds_everything_by_keys(large: Store, size: int) -> None:
 @pytest.mark.parametrize("size", SIZES)
 def test_a_delivery_finds_everything_by_keys(large: Store, size: int) -> None:
     assert scans(deliver(large, tasks=size)) == []
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_a_look_finds_everything_by_keys_and_locks_nothing(large: Store, size: int) -> None:
+    plans = look(large, users=size)
+    assert (scans(plans), locking(plans)) == ([], [])
 
 
 @pytest.mark.parametrize("size", SIZES)
