@@ -277,7 +277,7 @@ def attempt(variant: Callable[[], dict[str, Any]]) -> dict[str, Any]:
     """Its sample, or why it is not valid."""
     try:
         return variant()
-    except NotValid as fault:
+    except (NotValid, AssertionError) as fault:
         return {INVALID: str(fault)}
 
 

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import argparse
 import json
+import signal
 import statistics
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from types import FrameType
 from typing import Any
 
 from rich.console import Console
@@ -134,6 +136,7 @@ def run_alone(part: Part, description: str | None) -> None:
 
     options = options_of(description).parse_args()
     setup = find_services(options)
+    stop_in_order()
     samples = []
     for sample in part.measure(setup):
         print(f"  {brief(sample)}", file=sys.stderr)
@@ -144,6 +147,19 @@ def run_alone(part: Part, description: str | None) -> None:
         return
     for table in part.tables(samples):
         show(table)
+
+
+def stop_in_order() -> None:
+    """Let the first Ctrl-C or SIGTERM end it as an exception; while it ends, others are not heard."""
+
+    def stop(_signal: int, _frame: FrameType | None) -> None:
+        for each in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(each, signal.SIG_IGN)
+        print("\nStopping: processes end, databases are dropped ...", file=sys.stderr)
+        raise KeyboardInterrupt
+
+    for each in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(each, stop)
 
 
 def brief(sample: Sample) -> str:

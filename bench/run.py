@@ -5,12 +5,10 @@ Ctrl-C ends it early: processes are stopped, databases dropped, and what was mea
 
 from __future__ import annotations
 
-import signal
 import sys
 import time
 from collections.abc import Sequence
 from dataclasses import replace
-from types import FrameType
 
 import draw_core
 import http_draw
@@ -22,7 +20,7 @@ import reads
 import report
 import scale
 import soak
-from part import Part, Setup, brief, options_of
+from part import Part, Setup, brief, options_of, stop_in_order
 from services import find_services, missing
 
 PARTS: Sequence[Part] = tuple(
@@ -44,8 +42,7 @@ def main() -> None:
     options = parser.parse_args()
     setup = replace(find_services(options), minutes=options.minutes, large=options.large)
     parts = [part for part in PARTS if part.name in options.parts]
-    signal.signal(signal.SIGINT, _stop_once)
-    signal.signal(signal.SIGTERM, _stop_once)
+    stop_in_order()
     well = options.report_only or _measure(parts, setup)
     report.write_document(PARTS)
     written = (report.DOCUMENT, report.CHARTS / "*.svg", report.OUT / "*.json")
@@ -93,14 +90,6 @@ def _measure_one(part: Part, setup: Setup) -> str | None:
     left_out = missing(setup.server, setup.broker)
     report.save(part, {**found, "left_out": left_out, "faults": [fault] if fault else [], "samples": samples})
     return fault
-
-
-def _stop_once(_signal: int, _frame: FrameType | None) -> None:
-    """The first Ctrl-C stops; while that is done, others are not heard."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    print("\nStopping: processes end, databases are dropped, what was measured is written ...", file=sys.stderr)
-    raise KeyboardInterrupt
 
 
 if __name__ == "__main__":
