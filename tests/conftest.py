@@ -7,8 +7,13 @@ from collections.abc import Iterator
 
 import pytest
 import redis
+from xdist.remote import Producer
+from xdist.scheduler import LoadScopeScheduling
 
 from databases import Databases
+
+#: These kill servers, measure time or drive a browser, and would disturb each other.
+ALONE = ("tests/faults/", "tests/flows/test_player_page.py", "tests/flows/test_through_a_broker.py")
 
 
 @pytest.fixture(scope="session")
@@ -31,12 +36,17 @@ def redis_url() -> str:
     return url
 
 
-@pytest.hookimpl(tryfirst=True)  # the groups are read next
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Where tests run side by side, those marked ``alone`` run one after another, in one process."""
-    for item in items:
-        if item.get_closest_marker("alone") or item.get_closest_marker("faults"):
-            item.add_marker(pytest.mark.xdist_group("alone"))
+class Turns(LoadScopeScheduling):
+    """Where tests run side by side, those of ``ALONE`` run one after another, in one process, and begin first."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        return "alone" if nodeid.startswith(ALONE) else nodeid
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> Turns:
+    """Who runs what where tests run side by side."""
+    return Turns(config, log)
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -24,8 +24,6 @@ DRAW = "**/api/v1/raffle/activity/draw"
 EXCHANGE = "**/api/v1/raffle/activity/credit_pay_exchange_sku"
 SPIN = "#spin"
 
-pytestmark = pytest.mark.alone
-
 #: Four sectors; the third is locked until the second draw of the day, the third draw is among the second alone.
 CAMPAIGN = """
 activity:
