@@ -173,7 +173,7 @@ class Lane(Generic[Made]):
         self._queue.put(submission)
 
     def crowded(self) -> bool:
-        """Whether a request is refused now: the queue is full or hardly moves, or the lane is stopping."""
+        """Whether a request is refused now: the queue is full, too slow or stuck, or the lane is stopping."""
         if not self._accepting:
             return True
         waiting = self._queue.qsize()
@@ -181,8 +181,8 @@ class Lane(Generic[Made]):
             return False
         return (
             waiting >= self._settings.queue_max
-            or waiting * self._seconds_each > self._wait_seconds
-            or time.monotonic() - self._head_at > self._wait_seconds
+            or (waiting >= self._settings.batch_max and waiting * self._seconds_each > self._wait_seconds)
+            or time.monotonic() - self._head_at > 2 * self._wait_seconds
         )
 
     def stop(self, *, timeout_seconds: float) -> bool:
