@@ -225,7 +225,7 @@ PART = Part(
     "The core",
     "Durable draws without HTTP and without delivery, 512 clients in a closed loop, beside one transaction per draw "
     "and, on MariaDB, the reference's flow statement by statement on 64 connections.",
-    110,
+    100,
     measure_all,
     tables,
     charts,

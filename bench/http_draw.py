@@ -19,7 +19,7 @@ CONNECTIONS = (1, 16, 64, 256, 512)
 EMBEDDED_CONNECTIONS = (64, 256)
 BASELINE_CONNECTIONS = 64
 CPU_CONNECTIONS_MIN = 16  # below, waiting costs more than drawing and would dwarf the rest of the chart
-RUNS, SECONDS = 3, 4.0
+RUNS, SECONDS = 3, 3.0
 LANES, SINGLE = "lanes", "one transaction per draw"
 SERVERS, EMBEDDED = "MariaDB, RabbitMQ, work apart", "SQLite, embedded"
 SPENDERS = ("serve", "work", "database", "broker", "generator")
@@ -106,7 +106,7 @@ PART = Part(
     "Real `serve` and `work` processes, every award delivered, wrk on the same cores. CPU is microseconds a draw, by "
     "process; backlog is what was not delivered when the last answer came, drain how long that took. One connection "
     "is the latency of one client.",
-    165,
+    125,
     measure_all,
     tables,
     charts,

@@ -16,12 +16,15 @@ from importlib.metadata import version
 from pathlib import Path
 
 from amqp import Connection  # type: ignore[import-untyped]
+from amqp.exceptions import AMQPError  # type: ignore[import-untyped]
 from sqlalchemy import create_engine, make_url, text
+from sqlalchemy.exc import SQLAlchemyError
 
 from bigmarket.bus.rabbitmq.endpoint import endpoint_of
 
 LOOPS = 2_000_000
 SYNCS = 200
+NO_ANSWER = "did not answer"
 _SETTINGS = ("innodb_flush_log_at_trx_commit", "innodb_buffer_pool_size", "log_bin", "sync_binlog")
 
 
@@ -100,17 +103,24 @@ def _revision() -> str:
 
 def _database(server: str) -> dict[str, str | float]:
     engine = create_engine(make_url(server).set(database=None))
-    with engine.connect() as connection:
-        found: dict[str, str | float] = {"database": str(connection.execute(text("SELECT VERSION()")).scalar_one())}
-        for name in _SETTINGS:
-            value = connection.execute(text("SHOW GLOBAL VARIABLES LIKE :name"), {"name": name}).first()
-            if value is not None:
-                found[name] = str(value[1])
+    found: dict[str, str | float] = {}
+    try:
+        with engine.connect() as connection:
+            found["database"] = str(connection.execute(text("SELECT VERSION()")).scalar_one())
+            for name in _SETTINGS:
+                value = connection.execute(text("SHOW GLOBAL VARIABLES LIKE :name"), {"name": name}).first()
+                if value is not None:
+                    found[name] = str(value[1])
+    except SQLAlchemyError:
+        found["database"] = NO_ANSWER
     engine.dispose()
     return found
 
 
 def _broker(broker: str) -> str:
     at = endpoint_of(broker)
-    with Connection(at.address, userid=at.user, password=at.password, virtual_host=at.vhost) as connection:
-        return str(connection.server_properties.get("version", "unknown"))
+    try:
+        with Connection(at.address, userid=at.user, password=at.password, virtual_host=at.vhost) as connection:
+            return str(connection.server_properties.get("version", "unknown"))
+    except (OSError, AMQPError):
+        return NO_ANSWER

@@ -110,7 +110,7 @@ PART = Part(
     "Overload",
     "An open loop offers three times the peak that a closed loop with 512 connections reached just before. What is "
     "over is answered 503 with Retry-After; every latency counts from the moment the request was due.",
-    75,
+    65,
     measure_all,
     tables,
     charts,

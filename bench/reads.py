@@ -12,7 +12,7 @@ from load import ACCOUNT, AWARD_LIST, DRAW, RULE_WEIGHT, SKU_LIST
 from part import Charts, Part, Sample, Setup, Table, groups, ratio, run_alone
 
 CONNECTIONS = 64
-RUNS, SECONDS = 3, 3.0
+RUNS, SECONDS = 3, 2.0
 CALLS = (DRAW, AWARD_LIST, ACCOUNT, RULE_WEIGHT, SKU_LIST)
 
 
@@ -52,7 +52,7 @@ PART = Part(
     "Calls that only read",
     "`query_raffle_award_list`, `query_user_activity_account`, `query_raffle_strategy_rule_weight` and "
     "`query_sku_product_list_by_activity_id`, each alone, for random users; draws in turns with them.",
-    70,
+    45,
     measure_all,
     tables,
     charts,
