@@ -182,7 +182,7 @@ def _variants(where: str, server: str | None, setup: Setup, *, folder: Path) -> 
         run = measure(
             variant, server=server, users=users, clients=clients, settings=settings, seconds=seconds, folder=folder
         )
-        return {"where": where, **asdict(run)}
+        return {"where": where, **asdict(run), **({} if server else {"server_us": 0.0})}
 
     def naive() -> Sample:
         assert server is not None

@@ -22,6 +22,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from bigmarket.bus.rabbitmq.endpoint import endpoint_of
 
+ROOT = Path(__file__).parents[1]
 LOOPS = 2_000_000
 SYNCS = 200
 NO_ANSWER = "did not answer"
@@ -92,13 +93,17 @@ def _wrk_version() -> str:
 
 
 def _revision() -> str:
-    folder = Path(__file__).parent
-    describe = ["git", "-C", str(folder), "describe", "--always", "--dirty", "--exclude=*"]
+    named = _git("rev-parse", "--short", "HEAD")
+    changed = _git("status", "--porcelain", "--", "src", "bench")  # what this writes into docs does not count
+    return f"{named or 'unknown'}{' with changes' if changed else ''}"
+
+
+def _git(*words: str) -> str:
     try:
-        printed = subprocess.run(describe, capture_output=True, text=True, check=False)
+        printed = subprocess.run(["git", *words], cwd=ROOT, capture_output=True, text=True, check=False)  # noqa: S607
     except OSError:
-        return "unknown"
-    return printed.stdout.strip() or "unknown"
+        return ""
+    return printed.stdout.strip()
 
 
 def _database(server: str) -> dict[str, str | float]:

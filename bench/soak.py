@@ -9,13 +9,14 @@ import statistics
 import sys
 import time
 from collections.abc import Iterator, Sequence
+from functools import partial
 
 import load
 from charts import Panel, panels
-from generator import Plan
-from harness import NotValid, Site, System, descriptors, measure, resident_mb, running, site_of
+from generator import Plan, Tally
+from harness import NotValid, Site, System, attempt, descriptors, measure, resident_mb, running, site_of
 from load import DRAW
-from part import Charts, Part, Sample, Setup, Table, run_alone
+from part import INVALID, Charts, Part, Sample, Setup, Table, run_alone
 
 PEAK_CONNECTIONS = 512
 PEAK_SECONDS = 5.0
@@ -57,10 +58,13 @@ def _watched(system: System, plan: Plan) -> Iterator[Sample]:
             due = started + len(watched) * plan.slice_seconds
             time.sleep(max(0.0, due - time.monotonic()))
             watched.append({"seconds": time.monotonic() - started, **_look(system)})
-        tally = system.take(load.finish(process), plan)
+        tally = load.finish(process)
     except BaseException:
         process.kill()
         raise
+    late = attempt(partial(_taken, system, tally, plan))
+    if INVALID in late:
+        yield late
     busy = load.answered(tally, status="503")
     failed = load.answered(tally) - load.answered(tally, status="200", code="0000") - busy
     if failed:
@@ -72,6 +76,11 @@ def _watched(system: System, plan: Plan) -> Iterator[Sample]:
             rate = found.total / plan.slice_seconds
             latency = {f"p{share}_ms": found.quantile_ms(share / 100) for share in (50, 99)}
             yield {**sample, "per_second": rate, **latency, "refused_share": refused}
+
+
+def _taken(system: System, tally: Tally, plan: Plan) -> Sample:
+    system.take(tally, plan)
+    return {}
 
 
 def _look(system: System) -> Sample:
