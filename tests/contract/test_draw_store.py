@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import re
 import threading
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -9,8 +11,10 @@ from typing import Any
 import pytest
 from sqlalchemy import insert, text
 
+from bigmarket.activity.campaign import parse_campaign
 from bigmarket.activity.model import LiveActivity
 from bigmarket.activity.stock import GuardMissed, StockKey
+from bigmarket.app import KIND_CHECKS
 from bigmarket.draw import Answer, Drawn, DrawRequest, Outcome, draw_batch
 from bigmarket.errors import Contention, QuotaExhausted
 from bigmarket.storage import schema as t
@@ -21,7 +25,7 @@ from bigmarket.storage.draw_tx import SqlDrawTx
 from bigmarket.storage.mysql_draw import MySqlDrawTx
 from bigmarket.storage.sqlite import Turnstile
 from databases import on_sqlite
-from support import DAY, IDS, NOON, assert_healthy, count, give, install, small_campaign
+from support import DAY, IDS, NOON, SMALL, assert_healthy, count, give, install, small_campaign
 
 
 def armed(store: Store) -> dict[int, LiveActivity]:
@@ -113,6 +117,26 @@ def test_an_open_order_is_drawn_once(store: Store) -> None:
     answers = draw(store, live, [("ann", "r1"), "ann"])
     assert [isinstance(a, Drawn) and a.order_id == "OPEN" for a in answers] == [True, False]
     assert draw(store, live, [("ann", "r1")])[0] == answers[0]
+    assert_healthy(store)
+
+
+def test_a_batch_of_two_activities_spends_what_each_user_asked_for(store: Store) -> None:
+    other = SMALL.replace("{activity_id: 1,", "{activity_id: 2,").replace("strategy_id: 9", "strategy_id: 10")
+    install(store, parse_campaign(re.sub(r"sku: (\d+)", r"sku: 9\1", other), kinds=KIND_CHECKS))
+    live = armed(store)
+    for sku in (11, 911):
+        give(store, "ann", "bob", sku=sku)
+    asked = [("ann", 1), ("bob", 2), ("bob", 2)]
+    with store.drawing() as tx:
+        requests = [DrawRequest(IDS.make(NOON), user, activity_id, None) for user, activity_id in asked]
+        answers = draw_batch(tx, requests, live=live, now_ms=NOON).answers
+    assert [(a.user_id, a.activity_id) for a in answers if isinstance(a, Drawn)] == asked
+    used = "SELECT total_count - total_count_surplus FROM raffle_activity_account"
+    spent = [
+        count(store, f"{used} WHERE user_id = '{u}' AND activity_id = {a}")
+        for u, a in itertools.product(("ann", "bob"), (1, 2))
+    ]
+    assert spent == [1, 0, 0, 2]
     assert_healthy(store)
 
 

@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from operator import attrgetter, itemgetter
+from typing import Any
 
 from bigmarket.activity.quota import Account
 from bigmarket.activity.stock import GuardMissed, StockKey
@@ -56,7 +57,7 @@ class SqlDrawTx(ABC):
         """Accounts, open raffle orders and earlier outcomes of the batch's users."""
         users = sorted({(r.user_id, r.activity_id) for r in requests})  # everybody locks in this order
         repeats = sorted({(r.user_id, r.request_id) for r in requests if r.request_id is not None})
-        found = self._bulk.select(self._sql.load_accounts, users)
+        found = self._load_accounts(users)
         accounts: dict[AccountKey, Account] = {(row[0], row[1]): Account(*row[2:-1]) for row in found}
         owing = sorted((row[0], row[1]) for row in found if row[-1])  # only an import leaves orders open
         open_orders: dict[AccountKey, list[OpenOrder]] = {}
@@ -113,6 +114,10 @@ class SqlDrawTx(ABC):
             rows = self._bulk.select(at(self._sql.find_draws, suffix), [(drawn.order_id,) for drawn in some])
             found |= {row[0]: Drawn(*row) for row in rows}
         return found
+
+    def _load_accounts(self, keys: Sequence[AccountKey]) -> list[list[Any]]:
+        """The accounts' rows, locked; those of other activities of the batch may be among them."""
+        return self._bulk.select(self._sql.load_accounts, keys)
 
     @abstractmethod
     def _spend(self, spent: Mapping[AccountKey, Spending]) -> None:

@@ -7,7 +7,8 @@ units again and again.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from bigmarket.activity.stock import StockKey
 from bigmarket.draw import AccountKey, AwardRecordRow, RaffleOrderRow, Spending
@@ -22,7 +23,8 @@ _ACCOUNT = in_one(
     "day", "day_count", "day_count_surplus", "open_orders",
 )  # fmt: skip
 _LOAD_ACCOUNTS = f"""
-SELECT {_ACCOUNT} FROM raffle_activity_account {BY_KEY} WHERE (user_id, activity_id) IN ({{rows}}) FOR UPDATE"""
+SELECT {_ACCOUNT} FROM raffle_activity_account {BY_KEY}
+WHERE activity_id IN ({{activities}}) AND user_id IN ({{rows}}) FOR UPDATE"""
 
 _LOAD_OPEN_ORDERS = f"""
 SELECT {in_one("user_id", "activity_id", "order_id", "order_day")} FROM user_raffle_order
@@ -94,7 +96,7 @@ SET total_count_surplus = total_count_surplus - %b,
     month_count_surplus = {_MONTH_LEFT} - %b, month = %b,
     day_count_surplus = {_DAY_LEFT} - %b, day = %b
 WHERE total_count_surplus >= %b AND {_MONTH_LEFT} >= %b AND {_DAY_LEFT} >= %b
-  AND (user_id, activity_id) IN ({{rows}})"""
+  AND activity_id = %b AND user_id IN ({{rows}})"""
 
 _TAKE_STOCK = """
 UPDATE {table} AS v STRAIGHT_JOIN award_stock AS s ON s.strategy_id = v.c1 AND s.award_id = v.c2
@@ -136,13 +138,19 @@ class MySqlDrawTx(SqlDrawTx):
             stock |= {(row[0], row[1]): row[2] for row in self._rows.select(_LOCK_STOCK, scarce)}
         return stock
 
+    def _load_accounts(self, keys: Sequence[AccountKey]) -> list[list[Any]]:
+        """By two lists, which cost the server less than one of pairs; they are locked in the order of their keys."""
+        activities = ", ".join(map(str, sorted({activity_id for _, activity_id in keys})))
+        users = sorted({(user_id,) for user_id, _ in keys})
+        return self._rows.select(_LOAD_ACCOUNTS.replace("{activities}", activities), users)
+
     def _spend(self, spent: Mapping[AccountKey, Spending]) -> None:
-        """One statement for all accounts that lose the same number of draws in the same period: mostly one in all."""
-        alike: dict[Spending, list[AccountKey]] = {}
-        for key, spending in spent.items():
-            alike.setdefault(spending, []).append(key)
-        for (draws, (month, day)), keys in alike.items():
+        """One statement for all accounts of an activity that lose the same number of draws: mostly one in all."""
+        alike: dict[tuple[Spending, int], list[tuple[str]]] = {}
+        for (user_id, activity_id), spending in spent.items():
+            alike.setdefault((spending, activity_id), []).append((user_id,))
+        for ((draws, (month, day)), activity_id), users in alike.items():
             counters = (draws, month, draws, month, day, draws, day)
             guards = (draws, month, draws, day, draws)
-            changed = self._rows.write(_SPEND, sorted(keys), before=(*counters, *guards))
-            self._expect(len(keys), changed, what="raffle_activity_account")
+            changed = self._rows.write(_SPEND, sorted(users), before=(*counters, *guards, activity_id))
+            self._expect(len(users), changed, what="raffle_activity_account")
