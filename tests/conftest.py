@@ -13,7 +13,12 @@ from xdist.scheduler import LoadScopeScheduling
 from databases import Databases
 
 #: These kill servers, measure time or drive a browser, and would disturb each other.
-ALONE = ("tests/faults/", "tests/flows/test_player_page.py", "tests/flows/test_through_a_broker.py")
+ALONE = (
+    "tests/faults/",
+    "tests/flows/test_player_page.py",
+    "tests/flows/test_through_a_broker.py",
+    "tests/unit/bench/test_generator.py",
+)
 
 
 @pytest.fixture(scope="session")

@@ -14,8 +14,6 @@ import pytest
 from generator import Ask, Generator, Plan, Tally, dump, load
 from histogram import Histogram
 
-pytestmark = pytest.mark.alone
-
 ASK = Ask("draw", "/draw", '{"userId":"user%07d"}')
 GOOD = b'HTTP/1.1 200 OK\r\nContent-Length: 15\r\n\r\n{"code":"0000"}'
 BUSY = b'HTTP/1.1 503 Busy\r\ncontent-length: 15\r\nretry-after: 1\r\n\r\n{"code":"0006"}'
