@@ -12,6 +12,7 @@ import signal
 import statistics
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from types import FrameType
 from typing import Any
@@ -125,7 +126,6 @@ def options_of(description: str | None) -> argparse.ArgumentParser:
         "--connections", "--clients", type=int, nargs="+", help="of closed loops that compare several numbers"
     )
     parser.add_argument("--users", type=int, help="who draw in the core")
-    parser.add_argument("--apart", dest="no_embedded", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--json", action="store_true", help="print the samples as JSON instead of tables")
     return parser
 
@@ -138,10 +138,11 @@ def run_alone(part: Part, description: str | None) -> None:
     setup = find_services(options)
     stop_in_order()
     samples = []
-    for sample in part.measure(setup):
-        print(f"  {brief(sample)}", file=sys.stderr)
-        if INVALID not in sample:
-            samples.append(sample)
+    with suppress(KeyboardInterrupt):  # what was measured is shown
+        for sample in part.measure(setup):
+            print(f"  {brief(sample)}", file=sys.stderr)
+            if INVALID not in sample:
+                samples.append(sample)
     if options.json:
         print(json.dumps(samples))
         return
