@@ -168,13 +168,13 @@ class System:
         """Draws that the server made so far."""
         return int(metric(self.port, "bigmarket_draws_total"))
 
-    def undelivered(self) -> int:
-        """Awards won here that are not delivered, and tasks that are not done."""
+    def undelivered(self, *, lately_seconds: float | None = None) -> int:
+        """Awards won here, or lately, that are not delivered, and tasks that are not done."""
+        since = self._began if lately_seconds is None else first_at(now_ms() - round(lately_seconds * 1000))
         record = user_award_record.c
         waiting = select(func.count()).where(
-            record.order_id >= self._began, record.award_state == "create", record.award_id.in_(self._delivered)
-        )
-        left = 0
+            record.order_id >= since, record.award_state == "create", record.award_id.in_(self._delivered)
+        )        left = 0
         for store in self.stores.shards:
             with store.examining() as connection:
                 left += connection.execute(waiting).scalar_one()

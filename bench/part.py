@@ -169,6 +169,7 @@ def brief(sample: Sample) -> str:
         return f"*** NOT VALID: {sample[INVALID]}"
     words = [str(value) for value in sample.values() if isinstance(value, str)]
     words += [f"{sample[name]:,} {name}" for name in ("connections", "users") if name in sample]
+    words += [f"after {sample['seconds']:.0f} s"] if "seconds" in sample else []
     figure = next((name for name in ("per_second", "served_per_second", "arm_ms") if name in sample), None)
     return ", ".join(words) + (f": {sample[figure]:,.0f} {figure.replace('_', ' ')}" if figure else "")
 

@@ -26,6 +26,7 @@ SAMPLES = 60
 SAMPLE_SECONDS_MIN = 1.0
 WARM_UP_SECONDS = 3.0
 TENTH = 10
+BACKLOG_SECONDS = 30.0  # to look through the draws of an hour would disturb what it watches
 
 
 def measure_all(setup: Setup) -> Iterator[Sample]:
@@ -89,7 +90,7 @@ def _look(system: System) -> Sample:
         "serve_mb": resident_mb(system.server.pid),
         "work_mb": resident_mb(work.pid) if work else 0.0,
         "descriptors": descriptors(system.server.pid) + (descriptors(work.pid) if work else 0),
-        "backlog": system.undelivered(),
+        "backlog": system.undelivered(lately_seconds=BACKLOG_SECONDS),
     }
 
 
