@@ -174,7 +174,8 @@ class System:
         record = user_award_record.c
         waiting = select(func.count()).where(
             record.order_id >= since, record.award_state == "create", record.award_id.in_(self._delivered)
-        )        left = 0
+        )
+        left = 0
         for store in self.stores.shards:
             with store.examining() as connection:
                 left += connection.execute(waiting).scalar_one()
