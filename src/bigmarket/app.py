@@ -157,7 +157,8 @@ class World(Operations):
         clock: Callable[[], int] = now_ms,
         draws: bool = True,
     ) -> None:
-        stores, ids = open_stores(settings, relays=settings.work), Ids()
+        self._relays = settings.work or bool(settings.broker)  # what is drawn here; the broker's consumers do the rest
+        stores, ids = open_stores(settings, relays=self._relays), Ids()
         super().__init__(
             stores,
             escrow=Escrow(stores, ids=ids, now_ms=clock) if stores.escrowed else None,
@@ -189,8 +190,8 @@ class World(Operations):
     def __enter__(self) -> Self:
         self.live.start()
         self._finish_stock_moves()
-        if self.settings.work:
-            self.work.start()
+        if self._relays:
+            self.work.start(relays_only=not self.settings.work)
         for lanes in self.lane_sets:
             lanes.start()
         return self
@@ -200,7 +201,7 @@ class World(Operations):
     ) -> None:
         """Drain in order: the lanes answer what is queued, the relays deliver what they hold, connections go back."""
         drained = self._stop_lanes(timeout_seconds=STOP_SECONDS / 2)
-        if self.settings.work:
+        if self._relays:
             drained = self.work.stop(timeout_seconds=STOP_SECONDS / 2) and drained
         if self.live.stop(timeout_seconds=LIVE_STOP_SECONDS) and drained:
             self.stores.close()
@@ -223,7 +224,7 @@ class World(Operations):
         settings = self.settings
         return LaneSet(
             [
-                LaneShard(desk, relay.offer if settings.work else _leave_to_others)
+                LaneShard(desk, relay.offer if self._relays else _leave_to_others)
                 for desk, relay in zip(desks, self.work.relays, strict=False)
             ],
             shard_of=self.stores.routing.shard_of,

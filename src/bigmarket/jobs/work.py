@@ -74,10 +74,12 @@ class Work(NamedTuple):
     leases: Leases
     outgoing: Sequence[Outgoing]
 
-    def start(self) -> None:
-        """Begin."""
-        self.leases.start()
-        parts: list[Part] = [*self.relays, *self.consumers, *self.dispatchers, self.schedule]
+    def start(self, *, relays_only: bool = False) -> None:
+        """Begin. Relays alone deliver what this process hands them; they hold no lease, so they scan nothing."""
+        parts: list[Part] = [*self.relays]
+        if not relays_only:
+            self.leases.start()
+            parts += [*self.consumers, *self.dispatchers, self.schedule]
         for part in parts:
             part.start()
 
