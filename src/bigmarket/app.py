@@ -157,7 +157,7 @@ class World(Operations):
         clock: Callable[[], int] = now_ms,
         draws: bool = True,
     ) -> None:
-        self._relays = settings.work or bool(settings.broker)  # what is drawn here; the broker's consumers do the rest
+        self._relays = settings.work or bool(settings.broker)  # what was drawn here
         stores, ids = open_stores(settings, relays=self._relays), Ids()
         super().__init__(
             stores,

@@ -104,9 +104,7 @@ class Settings(BaseSettings):
     contact_days: Annotated[int, Field(ge=1, le=3_650)] = Field(
         default=90, description="Where a thing was sent to is erased so many days after it was shipped."
     )
-    work: bool = Field(
-        default=True, description="Whether `serve` also consumes and runs jobs; else `work` must run."
-    )
+    work: bool = Field(default=True, description="Whether `serve` also consumes and runs jobs; else `work` must run.")
     workers: Annotated[int, Field(ge=1, le=64)] = Field(default=1, description="Processes that `serve` starts.")
     webhook_allow: Words = Field(
         default=(),

@@ -276,8 +276,10 @@ def test_teeth_without_the_count_of_open_orders_doctor_sees_it(store: Store) -> 
     leave_open(store, "ann")
     with store.drawing() as tx:
         assert isinstance(tx, SqlDrawTx)
-        guarded, uncounted = tx._guarded, tx._sql.count_used_open_orders
-        tx._guarded = lambda sql, rows: None if sql == uncounted else guarded(sql, rows)  # type: ignore[method-assign]
+        new_rows, uncounted = tx._new_rows, tx._sql.count_used_open_orders
+        tx._new_rows = lambda outcome: iter(  # type: ignore[method-assign]
+            [write for write in new_rows(outcome) if write.template != uncounted]
+        )
         draw_batch(tx, [DrawRequest(IDS.make(NOON), "ann", 1, None)], live=live, now_ms=NOON)
     assert {f.name for f in examine(store, now_ms=NOON) if not f.ok} == {"Q4"}
 

@@ -29,6 +29,7 @@ from bigmarket.draw import AccountKey, BatchResult, Drawn, DrawRequest, Spending
 from bigmarket.errors import QuotaExhausted, Trouble
 from bigmarket.jobs.consumers import CONSUMERS
 from bigmarket.outbox.task import Task
+from bigmarket.storage.bulk import Write
 from bigmarket.storage.campaigns import load_live
 from bigmarket.storage.delivery_tx import SqlDeliveryTx
 from bigmarket.storage.doctor import TASK_LAG_LIMIT_MS, examine
@@ -121,15 +122,15 @@ class RacingTx(MySqlDrawTx):
             self._barrier.wait(RACE_SECONDS)
         super().apply(outcome)
 
-    def _spend(self, spent: Any) -> None:
+    def _spendings(self, spent: Any) -> Iterator[Write]:
         if "guard" not in self._off:
-            super()._spend(spent)
+            yield from super()._spendings(spent)
             return
         spending: Spending
         key: AccountKey
         for key, spending in spent.items():
             draws, (month, day) = spending
-            self._rows.write(_SPEND_UNGUARDED, [key], before=(draws, month, draws, month, day, draws, day))
+            yield Write(_SPEND_UNGUARDED, [key], before=(draws, month, draws, month, day, draws, day))
 
 
 _SPEND_UNGUARDED = f"""

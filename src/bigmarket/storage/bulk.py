@@ -7,13 +7,21 @@ back as one JSON array: decoding that is cheaper than fetching row by row, on bo
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import msgspec
 
 ROWS_MAX = 256  # in a statement
 
 Row = Sequence[object]
+
+
+class Write(NamedTuple):
+    """An INSERT, UPDATE or DELETE over ``rows``; on MySQL ``before`` are values in front of them."""
+
+    template: str
+    rows: Sequence[Row]
+    before: Row = ()
 
 
 class Bulk(Protocol):
@@ -25,6 +33,10 @@ class Bulk(Protocol):
 
     def write(self, template: str, rows: Sequence[Row]) -> int:
         """Run an INSERT, UPDATE or DELETE over ``rows``; how many rows of the table it changed."""
+        ...
+
+    def write_all(self, writes: Sequence[Write]) -> list[int]:
+        """Run them in order, in one round trip where there is one; how many rows each changed."""
         ...
 
 

@@ -1,13 +1,14 @@
 """The draw's transaction on any engine: the order of its statements, which an engine's own file words.
 
-Guards stay in the statements although the accounts are locked: they are what the promise rests on.
+Guards stay in the statements although the accounts are locked: they are what the promise rests on. A statement whose
+guard did not let every row through is seen before the commit, after those behind it have run: all is rolled back.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from operator import attrgetter, itemgetter
 from typing import Any
@@ -16,7 +17,7 @@ from bigmarket.activity.quota import Account
 from bigmarket.activity.stock import GuardMissed, StockKey
 from bigmarket.draw import AccountKey, Drawn, DrawRequest, OpenOrder, Outcome, Snapshot, Spending, WinKey, Winning
 from bigmarket.outbox.task import Task
-from bigmarket.storage.bulk import Bulk, Row
+from bigmarket.storage.bulk import Bulk, Row, Write
 from bigmarket.storage.routing import SplitTables, at, user_first
 
 
@@ -89,23 +90,12 @@ class SqlDrawTx(ABC):
         return {(row[0], row[1]): row[2] for row in self._bulk.select(self._sql.load_stock, sorted(wanted))}
 
     def apply(self, outcome: Outcome) -> None:
-        """Idempotency rows first, hot stock rows last."""
-        by_user = attrgetter("user_id")
-        for suffix, orders in self._split.parts(outcome.orders, by_user):
-            self._bulk.write(at(self._sql.insert_orders, suffix), orders)
-        for suffix, reused in self._split.parts(outcome.reused, by_user):
-            rows = [(ticket.order_id, ticket.request_id) for ticket in reused]
-            self._guarded(at(self._sql.use_open_orders, suffix), rows)
-        for suffix, records in self._split.parts(outcome.records, by_user):
-            self._bulk.write(at(self._sql.insert_records, suffix), records)
-        due_ms = outcome.now_ms + self._grace_ms
-        self._bulk.write(self._sql.insert_tasks, [task_row(task, due_ms) for task in outcome.tasks])
-        used = Counter((ticket.user_id, ticket.activity.activity_id) for ticket in outcome.reused)
-        self._guarded(self._sql.count_used_open_orders, [(*key, orders) for key, orders in sorted(used.items())])
-        self._spend(outcome.spent)
-        if outcome.won:
-            self._count_wins(outcome.won)
-        self._guarded(self._sql.take_stock, [(*key, units) for key, units in sorted(outcome.taken.items())])
+        """Idempotency rows first, hot stock rows last, in one round trip; then see whether every guard let them."""
+        writes = [*self._new_rows(outcome), *self._spendings(outcome.spent), *self._wins_counted(outcome.won)]
+        writes.append(Write(self._sql.take_stock, [(*key, units) for key, units in sorted(outcome.taken.items())]))
+        for write, changed in zip(writes, self._bulk.write_all(writes), strict=True):
+            if changed != len(write.rows):
+                raise GuardMissed(" ".join(write.template.split()[:3]))
 
     def find_draws(self, draws: Sequence[Drawn]) -> dict[str, Drawn]:
         """Those of ``draws`` that exist, by order id."""
@@ -119,26 +109,31 @@ class SqlDrawTx(ABC):
         """The accounts' rows, locked; those of other activities of the batch may be among them."""
         return self._bulk.select(self._sql.load_accounts, keys)
 
+    def _new_rows(self, outcome: Outcome) -> Iterator[Write]:
+        """Orders, records and tasks; and open orders that were used."""
+        by_user = attrgetter("user_id")
+        for suffix, orders in self._split.parts(outcome.orders, by_user):
+            yield Write(at(self._sql.insert_orders, suffix), orders)
+        for suffix, reused in self._split.parts(outcome.reused, by_user):
+            rows = [(ticket.order_id, ticket.request_id) for ticket in reused]
+            yield Write(at(self._sql.use_open_orders, suffix), rows)
+        for suffix, records in self._split.parts(outcome.records, by_user):
+            yield Write(at(self._sql.insert_records, suffix), records)
+        due_ms = outcome.now_ms + self._grace_ms
+        yield Write(self._sql.insert_tasks, [task_row(task, due_ms) for task in outcome.tasks])
+        used = Counter((ticket.user_id, ticket.activity.activity_id) for ticket in outcome.reused)
+        yield Write(self._sql.count_used_open_orders, [(*key, orders) for key, orders in sorted(used.items())])
+
     @abstractmethod
-    def _spend(self, spent: Mapping[AccountKey, Spending]) -> None:
-        """Take the draws from the accounts. Raises ``GuardMissed`` when one has not enough left."""
+    def _spendings(self, spent: Mapping[AccountKey, Spending]) -> Iterator[Write]:
+        """Take the draws from the accounts that have enough left."""
 
-    def _count_wins(self, won: Mapping[WinKey, Winning]) -> None:
+    def _wins_counted(self, won: Mapping[WinKey, Winning]) -> Iterator[Write]:
         """Add the wins to their counts; those that were made anew take the place of what was kept."""
-        outdated = [(*key, *self._outdated[key]) for key in won if key in self._outdated]
-        if outdated:
-            self._guarded(self._sql.drop_wins, outdated)
+        yield Write(self._sql.drop_wins, [(*key, *self._outdated[key]) for key in won if key in self._outdated])
         anew = [(*key, self._recounted[key], now.epoch) for key, now in won.items() if key in self._recounted]
-        self._bulk.write(self._sql.insert_wins, sorted(anew))
-        self._guarded(self._sql.add_wins, sorted((*key, now.wins, now.at_most) for key, now in won.items()))
-
-    def _guarded(self, template: str, rows: Sequence[Row]) -> None:
-        self._expect(len(rows), self._bulk.write(template, rows), what=template.split(maxsplit=3)[1])
-
-    @staticmethod
-    def _expect(rows: int, changed: int, *, what: str) -> None:
-        if changed != rows:
-            raise GuardMissed(what)
+        yield Write(self._sql.insert_wins, sorted(anew))
+        yield Write(self._sql.add_wins, sorted((*key, now.wins, now.at_most) for key, now in won.items()))
 
 
 def task_row(task: Task, due_ms: int) -> Row:

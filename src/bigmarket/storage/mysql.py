@@ -50,6 +50,7 @@ PATIENT_LOCK_WAIT_SECONDS = 10
 MIGRATE_WAIT_SECONDS = 60
 RECYCLE_SECONDS = 1800  # below any server's wait_timeout in use
 SQL_MODE = "STRICT_ALL_TABLES"  # and so neither ANSI_QUOTES nor NO_BACKSLASH_ESCAPES
+_CLIENT_FLAGS = 1 << 1 | 1 << 16  # FOUND_ROWS: a guard counts rows that it let through; MULTI_STATEMENTS
 JSON_BYTES_MAX = 64 << 20  # MariaDB would cut an aggregated answer at 1 MiB
 
 _LOCK_WAIT_TIMEOUT, _DEADLOCK, _QUERY_LIMITS = 1205, 1213, (1969, 3024, 1317)
@@ -309,6 +310,7 @@ def _engine(url: URL, *, pool: int, answer_seconds: int) -> Engine:
         hide_parameters=True,  # what is logged of a fault may hold where things are sent to, or a secret
         connect_args={
             "charset": "utf8mb4",
+            "client_flag": _CLIENT_FLAGS,
             "connect_timeout": CONNECT_SECONDS,
             "read_timeout": answer_seconds,
             "write_timeout": answer_seconds,

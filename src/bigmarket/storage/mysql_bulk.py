@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Protocol
 
-from bigmarket.storage.bulk import Row, chunked, decode_rows
+from bigmarket.storage.bulk import Row, Write, chunked, decode_rows
 from bigmarket.storage.mysql_literals import literal, literals
 
 _LIST, _TABLE = b"{rows}", b"{table}"
@@ -33,6 +33,10 @@ class Cursor(Protocol):
 
     def fetchone(self) -> Any:
         """The next row."""
+        ...
+
+    def nextset(self) -> object:
+        """Go on to what the next statement of several came to."""
         ...
 
 
@@ -74,10 +78,20 @@ class MySqlBulk:
                 found += decode_rows(rows)
         return found
 
-    def write(self, template: str, rows: Sequence[Row], *, before: Row = ()) -> int:
-        """Run it over ``rows``, with ``before`` in front of them; how many rows of the table it changed."""
-        changed = 0
-        for part in chunked(rows):
-            self._cursor.execute(filled(template, part, before))
-            changed += self._cursor.rowcount
+    def write(self, template: str, rows: Sequence[Row]) -> int:
+        """Run it over ``rows``; how many rows of the table it changed."""
+        return self.write_all([Write(template, rows)])[0]
+
+    def write_all(self, writes: Sequence[Write]) -> list[int]:
+        """Run them in order, all in one packet; how many rows each changed."""
+        changed = [0] * len(writes)
+        parts = [(place, part) for place, write in enumerate(writes) for part in chunked(write.rows)]
+        if not parts:
+            return changed
+        cursor = self._cursor
+        cursor.execute(b";".join([filled(writes[n].template, part, writes[n].before) for n, part in parts]))
+        for number, (place, _) in enumerate(parts):
+            if number:
+                cursor.nextset()
+            changed[place] += cursor.rowcount
         return changed

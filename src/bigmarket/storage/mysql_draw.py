@@ -7,11 +7,12 @@ units again and again.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from bigmarket.activity.stock import StockKey
 from bigmarket.draw import AccountKey, AwardRecordRow, RaffleOrderRow, Spending
+from bigmarket.storage.bulk import Write
 from bigmarket.storage.draw_tx import DrawStatements, SqlDrawTx
 from bigmarket.storage.mysql_bulk import BY_KEY, MySqlBulk, in_one
 from bigmarket.storage.routing import SplitTables
@@ -144,7 +145,7 @@ class MySqlDrawTx(SqlDrawTx):
         users = sorted({(user_id,) for user_id, _ in keys})
         return self._rows.select(_LOAD_ACCOUNTS.replace("{activities}", activities), users)
 
-    def _spend(self, spent: Mapping[AccountKey, Spending]) -> None:
+    def _spendings(self, spent: Mapping[AccountKey, Spending]) -> Iterator[Write]:
         """One statement for all accounts of an activity that lose the same number of draws: mostly one in all."""
         alike: dict[tuple[Spending, int], list[tuple[str]]] = {}
         for (user_id, activity_id), spending in spent.items():
@@ -152,5 +153,4 @@ class MySqlDrawTx(SqlDrawTx):
         for ((draws, (month, day)), activity_id), users in alike.items():
             counters = (draws, month, draws, month, day, draws, day)
             guards = (draws, month, draws, day, draws)
-            changed = self._rows.write(_SPEND, sorted(users), before=(*counters, *guards, activity_id))
-            self._expect(len(users), changed, what="raffle_activity_account")
+            yield Write(_SPEND, sorted(users), before=(*counters, *guards, activity_id))

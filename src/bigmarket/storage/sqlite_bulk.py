@@ -15,7 +15,7 @@ from functools import lru_cache
 from itertools import chain
 from typing import Any
 
-from bigmarket.storage.bulk import ROWS_MAX, Row, chunked, decode_rows
+from bigmarket.storage.bulk import ROWS_MAX, Row, Write, chunked, decode_rows
 
 #: Rows of a statement; padding adds a third at most, half only to a batch of five.
 SIZES = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, ROWS_MAX)
@@ -67,3 +67,7 @@ class SqliteBulk:
             self._connection.execute(_filled(template, size, width), values).rowcount
             for size, values in _padded(rows)
         )
+
+    def write_all(self, writes: Sequence[Write]) -> list[int]:
+        """Run them in order; how many rows each changed."""
+        return [self.write(write.template, write.rows) for write in writes]

@@ -6,9 +6,10 @@ guards are kept all the same, as they are what the promise rests on.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 from bigmarket.draw import AccountKey, AwardRecordRow, RaffleOrderRow, Spending
+from bigmarket.storage.bulk import Write
 from bigmarket.storage.draw_tx import DrawStatements, SqlDrawTx
 from bigmarket.storage.sqlite_bulk import in_one
 
@@ -133,5 +134,5 @@ STATEMENTS = DrawStatements(
 class SqliteDrawTx(SqlDrawTx):
     """``SqlDrawTx`` in SQLite's words."""
 
-    def _spend(self, spent: Mapping[AccountKey, Spending]) -> None:
-        self._guarded(_SPEND, [(*key, spending.draws, *spending.period) for key, spending in spent.items()])
+    def _spendings(self, spent: Mapping[AccountKey, Spending]) -> Iterator[Write]:
+        yield Write(_SPEND, [(*key, spending.draws, *spending.period) for key, spending in spent.items()])
