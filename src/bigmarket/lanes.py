@@ -32,7 +32,8 @@ RETRY_SECONDS_MAX = 0.3  # no further try once a batch has taken so long
 JITTER_SECONDS = 0.02
 FETCH_SECONDS_MAX = 0.6  # no further units are fetched for a batch that has taken so long
 SPLIT_SECONDS_MAX = 1.2  # nor is one halved that keeps losing races
-WAIT_SHARE = 0.35  # of the longest wait in the queue is what a new request may have to expect
+WAIT_SHARE = 0.15  # of the longest wait in the queue is what a new request may have to expect
+STUCK_SHARE = 0.7  # of it may the first in the queue have waited
 PACE_SHARE = 0.3  # of the newest batch in what is thought of the next ones
 LOG_SECONDS = 1.0  # a failing lane says so once in this time
 SETTLE_ATTEMPTS_MAX = 5
@@ -150,6 +151,7 @@ class Lane(Generic[Made]):
         self._hand_tasks = hand_tasks
         self._settings = settings
         self._wait_seconds = settings.queue_seconds * WAIT_SHARE
+        self._stuck_seconds = settings.queue_seconds * STUCK_SHARE
         self._queue: SimpleQueue[Submission | None] = SimpleQueue()
         self._thread = threading.Thread(target=self._run, name=f"{desk.noun} lane", daemon=True)
         self._accepting = True
@@ -182,7 +184,7 @@ class Lane(Generic[Made]):
         return (
             waiting >= self._settings.queue_max
             or (waiting >= self._settings.batch_max and waiting * self._seconds_each > self._wait_seconds)
-            or time.monotonic() - self._head_at > 2 * self._wait_seconds
+            or time.monotonic() - self._head_at > self._stuck_seconds
         )
 
     def stop(self, *, timeout_seconds: float) -> bool:
