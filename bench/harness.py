@@ -59,6 +59,7 @@ class Site:
     broker: str | None = None
     apart: bool = False
     batch_max: int = 256
+    lanes: int = 0  # 0: as many as suit the database
     workers: int = 1
     shards: int = 1
     deadline_seconds: float | None = None  # of a draw; None: as it is by default
@@ -224,6 +225,7 @@ def running(
             broker_prefix=stack.enter_context(fresh_queues(site.broker)),
             port=free_port(),
             batch_max=site.batch_max,
+            lanes=site.lanes,
             workers=site.workers,
             work=not site.apart,
             log_level="error",

@@ -102,7 +102,7 @@ class JsonReader(Generic[T]):
         self.kind = kind
         self._decode = msgspec.json.Decoder(kind).decode
         self._names = ", ".join(_names_of(kind))
-        self._fields = kind.__struct_fields__
+        self._values = msgspec.structs.astuple
 
     def decode(self, raw: bytes) -> T:
         """The value. Raises ``Unreadable`` with 400 for bad JSON, ``BadInput`` for JSON that does not fit."""
@@ -125,8 +125,7 @@ class JsonReader(Generic[T]):
         escaped ones, or an explicit null) need the slow look.
         """
         quotes = 0
-        for name in self._fields:
-            field = getattr(value, name)
+        for field in self._values(value):
             if type(field) is str:
                 quotes += 4
             elif field is not None:

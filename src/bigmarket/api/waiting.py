@@ -85,7 +85,9 @@ class Waiting:
         now = monotonic()
         queued, reading = self._queued, self._reading
         while queued and (queued[0].sent or queued[0].deadline <= now):
-            queued.popleft().settle(None)
+            request = queued.popleft()
+            if not request.sent:
+                request.settle(None)
         while reading and (first := next(iter(reading))).deadline <= now:
             del reading[first]
             first.too_slow()
