@@ -68,7 +68,7 @@ install: .venv/.installed
 # Installing talks on standard error: standard output belongs to the command that is run.
 .venv/.installed: pyproject.toml uv.lock $(UV)
 	@# The machine's own certificates are tried second: a company's proxy may need them.
-	@$(UV) sync --frozen --quiet >&2 || $(UV) sync --frozen --quiet --system-certs >&2
+	@$(UV) sync --frozen --quiet --python $(PYTHON) >&2 || $(UV) sync --frozen --quiet --python $(PYTHON) --system-certs >&2
 	@touch $@
 
 $(UV):

@@ -40,7 +40,7 @@ def facts(*, server: str | None, broker: str | None) -> dict[str, str | float]:
         "python_loop_ms": round(python_loop_ms(), 1),
         "fdatasync_ms": round(fdatasync_ms(), 3),
         "kernel": platform.release(),
-        "Python": platform.python_version(),
+        "Python": f"{platform.python_version()}, built {platform.python_build()[1]}",
         "SQLite": sqlite3.sqlite_version,
         "uvicorn": version("uvicorn"),
         "wrk": _wrk_version(),
