@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 import socket
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -158,7 +159,7 @@ def test_a_request_id_sent_for_two_activities_at_once_is_one_draw(
         connection.execute(
             text("""INSERT INTO raffle_activity_account
                     SELECT user_id, 2, total_count, total_count_surplus, month, month_count, month_count_surplus,
-                           day, day_count, day_count_surplus FROM raffle_activity_account""")
+                           day, day_count, day_count_surplus, open_orders FROM raffle_activity_account""")
         )
     with lanes_on(store, live) as here, lanes_on(other, live) as there:
         for n in range(5):
@@ -194,12 +195,19 @@ def holding(store: MySqlStore, sql: str) -> Iterator[None]:
 def until_blocked(store: MySqlStore, *, transactions: int = 1) -> None:
     """Wait until so many transactions wait for a lock of this database.
 
-    InnoDB shows a copy that it renews only when nobody has looked for a tenth of a second.
+    Of its table ``innodb_trx`` InnoDB shows a copy, which grows old while several look at it.
     """
-    query = f"""SELECT COUNT(*) FROM information_schema.innodb_trx x
-                JOIN information_schema.processlist p ON p.id = x.trx_mysql_thread_id
-                WHERE x.trx_state = 'LOCK WAIT' AND p.db = '{store.url.database}'"""
-    eventually(lambda: count(store, query) >= transactions, pause_seconds=0.12)
+    ours = text("SELECT id FROM information_schema.processlist WHERE db = :db")
+
+    def blocked() -> int:
+        with store.reading() as connection:
+            threads = set(connection.execute(ours, {"db": store.url.database}).scalars())
+            (status,) = connection.execute(text("SHOW ENGINE INNODB STATUS")).columns("Status").scalars()
+        waiting = [told for told in status.split("---TRANSACTION") if "LOCK WAIT" in told]
+        found = [re.search(r"thread id (\d+)", told) for told in waiting]
+        return sum(match is not None and int(match[1]) in threads for match in found)
+
+    eventually(lambda: blocked() >= transactions, pause_seconds=0.02)
 
 
 @pytest.fixture

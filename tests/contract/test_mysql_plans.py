@@ -14,6 +14,7 @@ from bigmarket.activity.quota import Bundle, Counts
 from bigmarket.credit.model import CreditTrade
 from bigmarket.draw import Drawn, DrawRequest, Outcome, Winning, draw_batch
 from bigmarket.storage import schema as t
+from bigmarket.storage.bulk import Write, chunked
 from bigmarket.storage.campaigns import load_live
 from bigmarket.storage.contract import Store
 from bigmarket.storage.draw_tx import SqlDrawTx
@@ -141,9 +142,15 @@ class Noted:
 
 @contextmanager
 def noted(tx: Any) -> Iterator[list[Plan]]:
-    """The plans of what runs inside the block."""
+    """The plans of what runs inside the block, one statement after the other."""
     plans: list[Plan] = []
     tx._bulk._cursor = Noted(tx._bulk._cursor, plans)
+    together = tx._bulk.write_all
+
+    def one_by_one(writes: Sequence[Write]) -> list[int]:
+        return [sum(together([w._replace(rows=part)])[0] for part in chunked(w.rows)) for w in writes]
+
+    tx._bulk.write_all = one_by_one
     yield plans
 
 

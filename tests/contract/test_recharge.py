@@ -82,7 +82,7 @@ def account_of(store: Store, user_id: str = "ann") -> Account | None:
     table = t.raffle_activity_account
     with store.reading() as connection:
         row = connection.execute(select(table).where(table.c.user_id == user_id)).one_or_none()
-    return None if row is None else Account(*row[2:])
+    return None if row is None else Account(*row[2:-1])
 
 
 def use(store: Store, draws: int, *, user_id: str = "ann") -> None:

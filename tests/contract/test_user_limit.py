@@ -21,6 +21,7 @@ from bigmarket.draw import SETTLED_MS, Answer, Drawn, DrawRequest, Outcome, WinK
 from bigmarket.ids import Ids
 from bigmarket.lanes import LaneSet, LaneSettings, LaneShard
 from bigmarket.preview import preview
+from bigmarket.storage.bulk import Bulk, Row, Write
 from bigmarket.storage.campaigns import load_live
 from bigmarket.storage.contract import Store
 from bigmarket.storage.doctor import examine
@@ -161,18 +162,19 @@ def test_a_wheel_without_limits_runs_no_statement_more(store: Store) -> None:
 
 
 class _Spy:
-    """Notes the templates that are run."""
+    """Notes the templates that are run over any row."""
 
-    def __init__(self, bulk: Any) -> None:
+    def __init__(self, bulk: Bulk) -> None:
         self._bulk = bulk
         self.templates: list[str] = []
 
-    def __getattr__(self, name: str) -> Any:
-        def run(template: str, *args: Any, **kwargs: Any) -> Any:
-            self.templates.append(template)
-            return getattr(self._bulk, name)(template, *args, **kwargs)
+    def select(self, template: str, keys: Sequence[Row]) -> list[list[Any]]:
+        self.templates.append(template)
+        return self._bulk.select(template, keys)
 
-        return run
+    def write_all(self, writes: Sequence[Write]) -> list[int]:
+        self.templates += [write.template for write in writes if write.rows]
+        return self._bulk.write_all(writes)
 
 
 # --- configurations that come and go ------------------------------------------------------------------------------

@@ -42,8 +42,9 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture
-def call(home: Path, capsys: pytest.CaptureFixture[str]) -> Call:  # noqa: ARG001  sets the environment
+def call(home: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Call:  # noqa: ARG001  sets the environment
     """Runs a command line; its JSON, or all of stdout."""
+    monkeypatch.setenv("COLUMNS", "200")
 
     def calls(*arguments: str, code: int = 0, as_json: bool = True) -> Any:
         capsys.readouterr()

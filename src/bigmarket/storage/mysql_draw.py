@@ -143,7 +143,7 @@ class MySqlDrawTx(SqlDrawTx):
         """By two lists, which cost the server less than one of pairs; they are locked in the order of their keys."""
         activities = ", ".join(map(str, sorted({activity_id for _, activity_id in keys})))
         users = sorted({(user_id,) for user_id, _ in keys})
-        return self._rows.select(_LOAD_ACCOUNTS.replace("{activities}", activities), users)
+        return self._rows.select(self._sql.load_accounts.replace("{activities}", activities), users)
 
     def _spendings(self, spent: Mapping[AccountKey, Spending]) -> Iterator[Write]:
         """One statement for all accounts of an activity that lose the same number of draws: mostly one in all."""
