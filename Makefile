@@ -7,7 +7,7 @@ UV := $(CURDIR)/.uv/bin/uv
 UV_VERSION := 0.13.8
 RUN := $(UV) run --frozen --no-sync
 ARGS ?=
-# Two processes for the whole suite; those who run a part of it do not wait for them to start.
+# Three processes for the whole suite; those who run a part of it do not wait for them to start.
 SIDE_BY_SIDE := -n 3
 
 .PHONY: help
