@@ -24,14 +24,15 @@ LATER = NOON + AGE_MS + 60_000
 
 @pytest.fixture
 def lost(store: Store) -> list[str]:
-    """Order ids of ten draws whose tasks are gone although nothing was delivered."""
+    """Order ids of sixty draws whose tasks are gone although nothing was delivered."""
+    users = ("ann", "bob", "cid", "dan", "eve", "fay")
     install(store, small_campaign())
-    give(store, "ann")
+    give(store, *users)
     with store.reading() as connection:
         live = load_live(connection, {})
     ids = Ids()
     with store.drawing() as tx:
-        requests = [DrawRequest(ids.make(NOON), "ann", 1, None) for _ in range(10)]
+        requests = [DrawRequest(ids.make(NOON), user, 1, None) for user in users for _ in range(10)]
         result = draw_batch(tx, requests, live=live, now_ms=NOON)
     assert all(isinstance(answer, Drawn) for answer in result.answers)
     store.finish_tasks([task.message_id for task in result.tasks])

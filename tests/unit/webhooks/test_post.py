@@ -91,8 +91,8 @@ def test_headers_that_trickle_are_given_up() -> None:
 
 
 def test_no_answer_is_told() -> None:
-    with receiving(saying(Say(wait_seconds=2))) as receiver, pytest.raises(NoReply, match="no answer in time"):
-        post(receiver.url, Poster(allowed=LOOPBACK, total_seconds=0.2))
+    with receiving(saying(Say(wait_seconds=3))) as receiver, pytest.raises(NoReply, match="no answer in time"):
+        post(receiver.url, Poster(allowed=LOOPBACK, total_seconds=1.5))
 
 
 @pytest.mark.parametrize("answer", [b"", b"nonsense\r\n\r\n", b"HTTP/1.1 200 OK\r\n" + b"x: y\r\n" * 50_000])
