@@ -282,12 +282,14 @@ class Generator:
         return histogram
 
     def _reconnect(self, client: Client) -> None:
-        """The server ended the connection: what was asked on it is lost, and another takes its place."""
-        self.tally.broken += 1
+        """The server ended the connection: what was asked on it is lost, if anything; another takes its place."""
+        idle = client in self._idle  # nobody asked for so long that the server gave it up
+        self.tally.broken += not idle
+        if idle:
+            self._idle.remove(client)
         del self._clients[client.sock.fileno()]
         client.sock.close()
-        fresh = self._connect()
-        self._next(fresh)
+        self._next(self._connect())
 
 
 def _length_of(data: bytes) -> int:
