@@ -4,7 +4,7 @@ The peak is measured first, in a closed loop, in turns with the overload. Reques
 Poisson moments whether or not earlier ones were answered, and their latency counts from then.
 
 Generator and system share this machine's cores, so three times its whole peak cannot be sent from here: what found no
-connection is told as never sent. The same is measured with a system that is held back (one lane, sixteen draws in a
+connection is told as never sent. The same is measured with a system that is held back (one lane, four draws in a
 transaction), where all of it is sent.
 """
 
@@ -32,8 +32,8 @@ WHOLE, HELD_BACK = "all it can", "held back"
 def measure_all(setup: Setup) -> Iterator[Sample]:
     """Peak and overload in turns; the overload goes by the latest peak."""
     site = site_of(setup) if setup.server else Site()
-    held_back = replace(site, lanes=1, batch_max=16)
-    for system_is, some, connections in ((WHOLE, site, 512), (HELD_BACK, held_back, 64)):
+    held_back = replace(site, lanes=1, batch_max=4)
+    for system_is, some, connections in ((WHOLE, site, 512), (HELD_BACK, held_back, 16)):
         with running(some) as system:
             for _ in range(setup.runs(RUNS)):
                 peak = attempt(partial(_peak, system, connections, setup))
@@ -120,7 +120,7 @@ PART = Part(
     "An open loop offers three times the peak that a closed loop reached just before. What is "
     "over is answered 503 with Retry-After; every latency counts from the moment the request was due. System and "
     "generator share the cores, so of three times all it can do most is never sent; a system that is held back (one "
-    "lane, sixteen draws in a transaction) is sent all of it.",
+    "lane, four draws in a transaction) is sent all of it.",
     75,
     measure_all,
     tables,
