@@ -150,9 +150,10 @@ def test_a_request_sent_to_two_processes_at_once_has_one_outcome(
 
 
 def test_a_request_id_sent_for_two_activities_at_once_is_one_draw(
-    store: MySqlStore, other: MySqlStore, live: dict[int, LiveActivity]
+    store: MySqlStore, other: MySqlStore, live: dict[int, LiveActivity], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Two accounts, so no row lock keeps them apart: the unique key does, and the loser looks again."""
+    monkeypatch.setattr("bigmarket.lanes.RETRY_SECONDS_MAX", 600.0)
     live |= {2: replace(live[1], activity_id=2)}
     give(store, "ann")
     with store.writing() as connection:
