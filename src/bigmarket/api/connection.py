@@ -14,7 +14,7 @@ from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from bigmarket.api.asgi import Headers, Receive, Scope, Send
-from bigmarket.api.hot import HotCalls, HotRequest, error_reply
+from bigmarket.api.hot import Head, HotCalls, HotRequest, error_reply
 from bigmarket.errors import Overloaded
 
 SPARE = 256  # connections over the bound that are told so; the rest are dropped
@@ -31,6 +31,8 @@ class BoundedConnection(HttpToolsProtocol):
 
     connections_max: int
     hot: HotCalls | None
+    _between = True  # requests: what comes next begins one
+    _begun_with = b""  # what was read last, if it began a request
     _in_head = True
     _head_bytes = 0
     _stalled: HotRequest | None = None  # answered, but the client does not take its answers
@@ -57,7 +59,15 @@ class BoundedConnection(HttpToolsProtocol):
     # --- what is read ---
 
     def data_received(self, data: bytes) -> None:
-        """Read on, unless it is a head without end."""
+        """Read on, unless it is a head without end. A hot request whose head is known goes past the parser."""
+        hot = self.hot
+        if self._between and hot is not None:
+            known = hot.recall(data)
+            if known is not None:
+                head, body = known
+                self._arrive(HotRequest(head, hot, self, body=body))
+                return
+        self._begun_with = data if self._between else b""
         if self._in_head:
             self._head_bytes += len(data)
         super().data_received(data)
@@ -66,7 +76,7 @@ class BoundedConnection(HttpToolsProtocol):
 
     def on_message_begin(self) -> None:
         """A head begins. What ASGI needs of it is made when it turns out to be for ASGI."""
-        self._in_head = True
+        self._in_head, self._between = True, False
         self.url, self.headers, self.expect_100_continue = b"", [], False
 
     def on_headers_complete(self) -> None:
@@ -77,21 +87,23 @@ class BoundedConnection(HttpToolsProtocol):
         if hot is None or call is None:
             self._by_asgi()
             return
+        head = Head(call, query, self.headers, dict(self.headers))
+        self._arrive(HotRequest(head, hot, self, keep_alive=self._keeps_alive, expects=self.expect_100_continue))
+
+    def _arrive(self, request: HotRequest) -> None:
+        """Begin it, unless an earlier one is not answered yet."""
         former: Any = self.cycle
-        self.cycle = request = HotRequest(  # type: ignore[assignment]
-            call,
-            hot,
-            self,
-            headers=self.headers,
-            query=query,
-            keep_alive=self.parser.should_keep_alive() and self.parser.get_http_version() != "1.0",
-            expects=self.expect_100_continue,
-        )
+        self.cycle = request  # type: ignore[assignment]
         if former is None or former.response_complete:
             request.begin()
         else:
             self.flow.pause_reading()
             self.pipeline.appendleft((request, self.app))  # type: ignore[arg-type]
+
+    @property
+    def _keeps_alive(self) -> bool:
+        """Whether the connection is to live on after the request that was parsed last."""
+        return self.parser.should_keep_alive() and self.parser.get_http_version() != "1.0"
 
     def _by_asgi(self) -> None:
         url, headers, expects = self.url, self.headers, self.expect_100_continue
@@ -109,7 +121,11 @@ class BoundedConnection(HttpToolsProtocol):
 
     def on_message_complete(self) -> None:
         """A request is there."""
+        self._between = self._keeps_alive and not self.parser.should_upgrade()
         if isinstance(self.cycle, HotRequest):
+            if self._between and self.hot is not None:
+                self.hot.learn(self._begun_with, self.cycle)
+                self._begun_with = b""
             self.cycle.finish()
         else:
             super().on_message_complete()

@@ -31,6 +31,10 @@ from bigmarket.lanes import LaneSet, late, overloaded
 
 log = structlog.get_logger(__name__)
 
+HEAD_END = b"\r\n\r\n"
+KNOWN_MAX = 4096  # heads
+KNOWN_BYTES_MAX = 2 << 10  # of such a head; a longer one is parsed every time
+NOT_LEARNED = frozenset((b"transfer-encoding", b"upgrade", b"expect"))
 EXPOSED = b"Bigmarket-Order-Id, Bigmarket-Outcome, Bigmarket-Next-Cursor, Retry-After"
 
 Words = tuple[Any, ...]
@@ -70,8 +74,17 @@ class HotCall:
     meter: CallMeter = field(default_factory=CallMeter)
 
 
+class Head(NamedTuple):
+    """What comes before the body of a hot request: its call, its query, and its headers with lower-case names."""
+
+    call: HotCall
+    query: bytes
+    headers: Headers
+    fields: Mapping[bytes, bytes]  # the headers by name
+
+
 class HotCalls:
-    """The hot calls by path, and what all of them share."""
+    """The hot calls by path, what all of them share, and the heads that clients send again and again."""
 
     def __init__(
         self,
@@ -91,8 +104,9 @@ class HotCalls:
         self.callers = callers
         self.limits = limits
         self._origins = frozenset(origin.encode() for origin in origins)
-        self._heads: dict[int, bytes] = {}
-        self._heads_of: Headers = []
+        self._first_lines: dict[int, bytes] = {}
+        self._first_lines_of: Headers = []
+        self._known: dict[bytes, tuple[Head, int]] = {}  # with the length of the body
 
     def find(self, method: bytes, url: bytes) -> tuple[HotCall | None, bytes]:
         """The call that a request's first line names, and its query. Raises HttpParserError for a broken URL."""
@@ -103,15 +117,39 @@ class HotCalls:
         path = unquote_to_bytes(parsed.path) if parsed.path and b"%" in parsed.path else parsed.path
         return self._calls.get((method, path)), parsed.query or b""
 
-    def head(self, status: int, always: Headers) -> bytes:
+    def recall(self, data: bytes) -> tuple[Head, bytes] | None:
+        """The head and the body of one whole request, if its head was learned before."""
+        end = data.find(HEAD_END) + len(HEAD_END)
+        known = self._known.get(data[:end])
+        if known is None or len(data) - end != known[1]:
+            return None
+        return known[0], data[end:]
+
+    def learn(self, data: bytes, request: HotRequest) -> None:
+        """Keep the head of a whole request, if that and its body are all that the parser found in ``data``.
+
+        The parser would make the same of the same bytes again, as long as they begin a request; so they need not be
+        given to it. A user's token is no part of what is kept: it is a secret, and each user has another.
+        """
+        head, body = request.head, request.body
+        text, end, rest = data.partition(HEAD_END)
+        if not end or rest != body or len(text) > KNOWN_BYTES_MAX:
+            return
+        if request.by_token or NOT_LEARNED & head.fields.keys():
+            return
+        if len(self._known) >= KNOWN_MAX:
+            self._known.clear()
+        self._known[text + end] = head, len(body)
+
+    def first_lines(self, status: int, always: Headers) -> bytes:
         """The first lines of an answer: its status, and the headers that uvicorn gives to all, the date."""
-        if always is not self._heads_of:  # once a second
-            self._heads_of = always
-            self._heads.clear()
-        head = self._heads.get(status)
-        if head is None:
-            head = self._heads[status] = STATUS_LINE[status] + lines_of(always)
-        return head
+        if always is not self._first_lines_of:  # once a second
+            self._first_lines_of = always
+            self._first_lines.clear()
+        lines = self._first_lines.get(status)
+        if lines is None:
+            lines = self._first_lines[status] = STATUS_LINE[status] + lines_of(always)
+        return lines
 
     def cors(self, origin: bytes) -> Headers:
         """The headers that let a page of that origin read the answer."""
@@ -158,25 +196,23 @@ class _Nobody:
 
 
 class HotRequest:
-    """A hot request, and what its lane answers to.
+    """A hot request, and what its lane answers to. ``body`` is given where all of it is there.
 
     The last six fields are what uvicorn's protocol knows of the request that a connection is at, its ``cycle``.
     """
 
     __slots__ = (
-        "_body",
         "_caller",
         "_calls",
         "_connection",
-        "_headers",
-        "_pairs",
-        "_query",
+        "_expects",
         "_started",
         "_words",
+        "body",
         "call",
         "deadline",
         "disconnected",
-        "expects",
+        "head",
         "keep_alive",
         "more_body",
         "response_complete",
@@ -186,30 +222,33 @@ class HotRequest:
 
     def __init__(
         self,
-        call: HotCall,
+        head: Head,
         calls: HotCalls,
         connection: Connection,
         *,
-        headers: Headers,
-        query: bytes,
-        keep_alive: bool,
-        expects: bool,
+        body: bytes | None = None,
+        keep_alive: bool = True,
+        expects: bool = False,
     ) -> None:
-        self.call = call
+        self.head = head
+        self.call = head.call
+        self.body = body or b""
         self._calls = calls
         self._connection = connection
-        self._pairs = headers
-        self._headers = dict(headers)
-        self._query = query
-        self._body = b""
+        self._expects = expects
+        self._caller = ANYBODY
         self._started = 0.0  # not its turn yet
         self.sent = False
         self.deadline = 0.0
-        self.expects = expects
         self.keep_alive = keep_alive
-        self.more_body = True
+        self.more_body = body is None
         self.response_complete = False
         self.disconnected = False
+
+    @property
+    def by_token(self) -> bool:
+        """Whether a user calls, with a token."""
+        return self._caller.user_id is not None
 
     # --- what comes in ---
 
@@ -223,24 +262,25 @@ class HotRequest:
         self._attempt(self._admit)
         if self.more_body and not self.sent:
             self._calls.waiting.read(self)
-            if self.expects:
+            if self._expects:
                 self._connection.write(b"HTTP/1.1 100 Continue\r\n\r\n")
         elif not self.sent:
             self._attempt(self._ask)
 
     def _admit(self) -> None:
-        call, headers = self.call, self._headers
+        call, fields = self.call, self.head.fields
         self._caller = (
-            ANYBODY if call.of_partners else self._calls.callers.admit(call.name, headers.get(b"authorization"))
+            ANYBODY if call.of_partners else self._calls.callers.admit(call.name, fields.get(b"authorization"))
         )
-        check_length(headers.get(b"content-length"), bytes_max=HOT_BYTES_MAX)
+        if self.more_body:
+            check_length(fields.get(b"content-length"), bytes_max=HOT_BYTES_MAX)
 
     def take(self, chunk: bytes) -> None:
         """A part of the body; of one that is too large nothing is kept."""
-        if self.sent or len(self._body) > HOT_BYTES_MAX:
+        if self.sent or len(self.body) > HOT_BYTES_MAX:
             return
-        self._body += chunk
-        if len(self._body) > HOT_BYTES_MAX and self._started:
+        self.body += chunk
+        if len(self.body) > HOT_BYTES_MAX and self._started:
             self._calls.waiting.has_read(self)
             self._refuse(too_large(HOT_BYTES_MAX))
 
@@ -257,16 +297,16 @@ class HotRequest:
 
     def _ask(self) -> None:
         """Read the body, count the call, and ask the lanes. Raises whatever refuses the request."""
-        call, calls = self.call, self._calls
-        if len(self._body) > HOT_BYTES_MAX:
+        call, calls, head = self.call, self._calls, self.head
+        if len(self.body) > HOT_BYTES_MAX:
             raise too_large(HOT_BYTES_MAX)
-        words = self._words = call.read(self._caller, self._headers, self._query, self._body)
+        words = self._words = call.read(self._caller, head.fields, head.query, self.body)
         switches = calls.live.switches
         if call.degrades and switches.degraded:
             raise Degraded("Draws are switched off for now; nothing was spent. Try again later.")
         if switches.limited and not call.of_partners:
             counted = words[0] if call.lanes.writes else None  # looking around is no user's limit
-            asking = calls.limits.spend(switches, self._connection.peer, self._pairs, self._caller, user_id=counted)
+            asking = calls.limits.spend(switches, self._connection.peer, head.headers, self._caller, user_id=counted)
             if asking is not None:
                 self._connection.run(self._ask_when(asking))
                 return
@@ -323,14 +363,14 @@ class HotRequest:
     def _send(self, reply: Reply) -> None:
         self.sent = True
         status, headers, body = reply
-        origin = self._headers.get(b"origin")
+        origin = self.head.fields.get(b"origin")
         if origin is not None:
             headers = [*headers, *self._calls.cors(origin)]
         connection = self._connection
         connection.write(
             b"".join(
                 (
-                    self._calls.head(status, connection.default_headers),
+                    self._calls.first_lines(status, connection.default_headers),
                     lines_of(headers),
                     b"\r\n" if self.keep_alive else b"connection: close\r\n\r\n",
                     body,
