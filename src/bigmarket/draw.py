@@ -23,6 +23,8 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import NamedTuple, Protocol
 
+import msgspec
+
 from bigmarket.activity.admission import open_activity
 from bigmarket.activity.model import LiveActivity
 from bigmarket.activity.quota import Account, Period, period_of, refusal, roll_over, spend
@@ -43,7 +45,7 @@ WinKey = tuple[str, int, int]  # user_id, strategy_id, award_id
 SETTLED_MS = 60_000  # so long after an epoch began, every process goes by the revision that it began with
 
 
-class DrawRequest(NamedTuple):
+class DrawRequest(msgspec.Struct, frozen=True, gc=False):
     """Somebody wants to draw. ``order_id`` is made before anything else, so that its fate can be looked up."""
 
     order_id: str
@@ -52,7 +54,7 @@ class DrawRequest(NamedTuple):
     request_id: str | None
 
 
-class Drawn(NamedTuple):
+class Drawn(msgspec.Struct, frozen=True, gc=False):
     """What a request won: the answer to it, for ever."""
 
     order_id: str
@@ -63,7 +65,7 @@ class Drawn(NamedTuple):
     award_index: int
 
 
-class OpenOrder(NamedTuple):
+class OpenOrder(msgspec.Struct, frozen=True, gc=False):
     """A raffle order in state ``create``: quota was taken, the draw is still owed."""
 
     order_id: str
@@ -79,11 +81,11 @@ class Snapshot:
     settled: dict[tuple[str, str], Drawn]  # by (user_id, request_id)
 
 
-@dataclass(slots=True, eq=False)
-class Ticket:
-    """The right to one draw, with what was rolled for it; ``reused`` when its raffle order was open before.
+class Ticket(msgspec.Struct, eq=False, gc=False):
+    """The right to one draw, with what was rolled for it.
 
-    ``asked_as`` is the order id of its request, which is another then.
+    ``quota`` is the period whose quota it takes; None when its raffle order was open before, and took it then.
+    ``asked_as`` is the order id of its request, which is another in that case.
     """
 
     order_id: str
@@ -92,8 +94,7 @@ class Ticket:
     request_id: str | None
     activity: LiveActivity
     revision: Revision
-    day: str
-    reused: bool
+    quota: Period | None
     ordinal: int
     ordinal_today: int
     pick: Pick
@@ -134,14 +135,14 @@ class AwardRecordRow(NamedTuple):
     trace: str
 
 
-class Spending(NamedTuple):
+class Spending(msgspec.Struct, frozen=True, gc=False):
     """Draws that an account loses, and the period its counters then belong to."""
 
     draws: int
     period: Period
 
 
-class Winning(NamedTuple):
+class Winning(msgspec.Struct, frozen=True, gc=False):
     """Wins of one user that count towards the award's limit, and the epoch for which the count of all is kept.
 
     Epoch 0 stands for none: the next draw counts anew.
@@ -265,15 +266,16 @@ def _enter(
         # Their quota is spent already, so an open order counts as the first draw not yet made.
         ordinal = account.used - len(owed) + 1
         ordinal_today = account.used_today - sum(order.day == account.day for order in owed) + 1
-        order_id, day = owed.pop(0)
-        reused = True
+        order_id, quota = owed.pop(0).order_id, None
     else:
         no = refusal(account)
         if no is not None:
             raise no
         spend(account)
         ordinal, ordinal_today = account.used, account.used_today
-        order_id, day, reused = request.order_id, account.day, False
+        order_id = request.order_id
+        # A clock that went back leaves the account in its later period.
+        quota = period if account.day == period.day else Period(account.day[:7], account.day)
     picked = pick(
         revision.wheel,
         Entry(request.user_id, ordinal),
@@ -286,8 +288,7 @@ def _enter(
         request.request_id,
         activity,
         revision,
-        day,
-        reused,
+        quota,
         ordinal,
         ordinal_today,
         picked,
@@ -361,19 +362,20 @@ def _count_win(ticket: Ticket, outcome: Outcome) -> None:
 
 
 def _write_order(ticket: Ticket, outcome: Outcome) -> None:
-    if ticket.reused:
+    quota = ticket.quota
+    if quota is None:
         outcome.reused.append(ticket)
         return
     activity_id = ticket.activity.activity_id
     outcome.orders.append(
         RaffleOrderRow(
-            ticket.order_id, ticket.user_id, activity_id, "used", ticket.day, outcome.now_ms, ticket.request_id
+            ticket.order_id, ticket.user_id, activity_id, "used", quota.day, outcome.now_ms, ticket.request_id
         )
     )
     key = (ticket.user_id, activity_id)
     before = outcome.spent.get(key)
     draws = before.draws + 1 if before else 1
-    outcome.spent[key] = Spending(draws, Period(ticket.day[:7], ticket.day))
+    outcome.spent[key] = Spending(draws, quota)
 
 
 def _write_award(ticket: Ticket, won_before: int | None, won: Won, outcome: Outcome) -> None:

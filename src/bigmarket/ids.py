@@ -14,9 +14,9 @@ _ALPHABET = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
 _PAIRS = [a + b for a in _ALPHABET for b in _ALPHABET]
 _RANDOM_BITS = 80
 _TIME_CHARACTERS = 10  # the other 16 are random
+_LOW_BITS = 40  # half of the random ones, which ids made together differ in
 _STEP_BYTES = 4  # an id is the last one plus a random step of at most 2^32; a new millisecond begins anew
-_RANDOM_MASK = (1 << _RANDOM_BITS) - 1
-_TIME_SHIFTS, _RANDOM_SHIFTS = range(40, -1, -10), range(70, -1, -10)
+_HIGH_SHIFTS = range(80, -1, -10)
 
 
 class Ids:
@@ -58,11 +58,11 @@ def derived(order_id: str, purpose: str) -> str:
 
 def encode(value: int) -> str:
     """A 130-bit-wide base 32 text of 26 characters for ``0 <= value < 2**128``."""
-    random_bits = value & _RANDOM_MASK
-    return _time_of(value >> _RANDOM_BITS) + "".join([_PAIRS[random_bits >> s & 1023] for s in _RANDOM_SHIFTS])
+    first, second = _PAIRS[value >> 30 & 1023], _PAIRS[value >> 20 & 1023]
+    return f"{_high(value >> _LOW_BITS)}{first}{second}{_PAIRS[value >> 10 & 1023]}{_PAIRS[value & 1023]}"
 
 
-@lru_cache(maxsize=16)
-def _time_of(ms: int) -> str:
-    """The first ten characters, which ids that are made together share."""
-    return "".join([_PAIRS[ms >> shift & 1023] for shift in _TIME_SHIFTS])
+@lru_cache(maxsize=64)
+def _high(bits: int) -> str:
+    """All but the last eight characters, which ids that are made together mostly share."""
+    return "".join([_PAIRS[bits >> shift & 1023] for shift in _HIGH_SHIFTS])

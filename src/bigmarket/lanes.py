@@ -18,6 +18,7 @@ from queue import Empty, SimpleQueue
 from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 from zlib import crc32
 
+import msgspec
 import structlog
 
 from bigmarket.activity.stock import GuardMissed, StockKey, StockShort
@@ -32,7 +33,7 @@ RETRY_SECONDS_MAX = 0.3  # no further try once a batch has taken so long
 JITTER_SECONDS = 0.02
 FETCH_SECONDS_MAX = 0.6  # no further units are fetched for a batch that has taken so long
 SPLIT_SECONDS_MAX = 1.2  # nor is one halved that keeps losing races
-WAIT_SHARE = 0.15  # of the longest wait in the queue is what a new request may have to expect
+WAIT_SHARE = 0.25  # of the longest wait in the queue is what a new request may have to expect
 STUCK_SHARE = 0.7  # of it may the first in the queue have waited
 PACE_SHARE = 0.3  # of the newest batch in what is thought of the next ones
 LOG_SECONDS = 1.0  # a failing lane says so once in this time
@@ -93,7 +94,7 @@ class Desk(Protocol[Made]):
         ...
 
 
-class Submission(NamedTuple):
+class Submission(msgspec.Struct, frozen=True, gc=False):
     """A request in a lane's queue: what is asked for, the user first. ``reply`` is what the hand-over answers to."""
 
     asked: tuple[Any, ...]

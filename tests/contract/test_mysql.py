@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import re
 import socket
+import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
@@ -37,7 +38,7 @@ from bigmarket.storage import schema as t
 from bigmarket.storage import tasks
 from bigmarket.storage.campaigns import load_live
 from bigmarket.storage.migrate import migrate
-from bigmarket.storage.mysql import MySqlStore
+from bigmarket.storage.mysql import FRESH_SECONDS, MySqlStore
 from databases import MYSQL, Databases, on_mysql
 from serving import eventually
 from support import IDS, NOON, assert_healthy, count, facts, give, install, small_campaign
@@ -105,6 +106,48 @@ def assert_nothing_drawn(store: MySqlStore) -> None:
         assert count(store, f"SELECT COUNT(*) FROM {table}") == 0
     assert count(store, "SELECT SUM(total_count - total_count_surplus) FROM raffle_activity_account") == 0
     assert count(store, "SELECT SUM(sold) FROM award_stock") == 0
+    assert_healthy(store)
+
+
+# --- round trips --------------------------------------------------------------------------------------------------
+
+
+class Counted:
+    """A cursor that counts what is sent."""
+
+    def __init__(self, cursor: Any) -> None:
+        self._cursor = cursor
+        self.sent: list[bytes] = []
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._cursor, name)
+
+    def execute(self, query: bytes) -> object:
+        self.sent.append(query)
+        return self._cursor.execute(query)
+
+
+def packets(store: MySqlStore, live: dict[int, LiveActivity], users: Sequence[str]) -> list[bytes]:
+    """What a transaction of so many draws sends, its commit aside."""
+    with store.drawing() as tx:
+        bulk: Any = tx._bulk
+        bulk._cursor = cursor = Counted(bulk._cursor)
+        answers = draw_batch(tx, [DrawRequest(IDS.make(NOON), u, 1, None) for u in users], live=live, now_ms=NOON)
+    assert {type(answer) for answer in answers.answers} == {Drawn}
+    return cursor.sent
+
+
+def test_what_was_rolled_before_is_read_along_with_the_accounts(
+    store: MySqlStore, live: dict[int, LiveActivity]
+) -> None:
+    users = [f"u{n:03}" for n in range(300)]  # of more than one chunk
+    give(store, *users)
+    first, again = packets(store, live, users), packets(store, live, users)
+    assert len(again) == len(first) - 1
+    accounts, *_, writes = again
+    assert accounts.count(b"FROM raffle_activity_account") == 2
+    assert accounts.count(b"FROM award_stock") == 1
+    assert writes.count(b"INSERT INTO user_award_record") >= 2
     assert_healthy(store)
 
 
@@ -344,11 +387,12 @@ def connections_of(store: MySqlStore) -> list[int]:
 
 
 def kill_all(databases: Databases, store: MySqlStore) -> None:
-    """What a restart of the server does to the connections."""
+    """What a restart of the server does to the connections; they have not been used for a moment when it returns."""
     with databases.administering() as server:
         query = "SELECT id FROM information_schema.processlist WHERE db = :db"
         for number in server.execute(text(query), {"db": store.url.database}).scalars().all():
             server.execute(text(f"KILL CONNECTION {number}"))
+    time.sleep(FRESH_SECONDS)
 
 
 def number_of(tx: Any) -> int:
@@ -391,6 +435,20 @@ def test_every_stale_connection_of_the_pool_is_replaced_before_it_is_used(
     kill_all(databases, store)
     with many_open(store, 6):
         pass
+    assert_healthy(store)
+
+
+def test_a_connection_that_dies_right_after_its_use_spends_nothing(
+    store: MySqlStore, databases: Databases, live: dict[int, LiveActivity], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is not asked before; see the test above for one that was idle."""
+    monkeypatch.setattr("bigmarket.storage.mysql.FRESH_SECONDS", 60.0)
+    give(store, "ann")
+    assert isinstance(draw(store, live, ["ann"])[0], Drawn)
+    kill_all(databases, store)
+    with pytest.raises(Trouble, match="nothing was spent"):
+        draw(store, live, ["ann"])
+    assert count(store, "SELECT COUNT(*) FROM user_award_record") == 1
     assert_healthy(store)
 
 

@@ -145,12 +145,16 @@ def noted(tx: Any) -> Iterator[list[Plan]]:
     """The plans of what runs inside the block, one statement after the other."""
     plans: list[Plan] = []
     tx._bulk._cursor = Noted(tx._bulk._cursor, plans)
-    together = tx._bulk.write_all
+    together, all_of = tx._bulk.write_all, tx._bulk.select_all
 
     def one_by_one(writes: Sequence[Write]) -> list[int]:
         return [sum(together([w._replace(rows=part)])[0] for part in chunked(w.rows)) for w in writes]
 
+    def each(asked: Sequence[tuple[str, Sequence[Any]]]) -> list[list[list[Any]]]:
+        return [[row for part in chunked(keys) for row in all_of([(template, part)])[0]] for template, keys in asked]
+
     tx._bulk.write_all = one_by_one
+    tx._bulk.select_all = each
     yield plans
 
 

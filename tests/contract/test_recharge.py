@@ -385,7 +385,9 @@ class StaleAccount(Around):
     def load_account(self, user_id: str, *, activity_id: int) -> Account | None:
         account = self.tx.load_account(user_id, activity_id=activity_id)
         assert account is not None
-        return replace(account, total_count=account.total_count - 1, total_left=account.total_left - 1)
+        account.total_count -= 1
+        account.total_left -= 1
+        return account
 
 
 def test_a_lost_race_for_the_number_returns_the_winner(store: Store, live: Live) -> None:

@@ -17,7 +17,7 @@ from bigmarket.activity.model import Campaign, LiveActivity
 from bigmarket.activity.stock import GuardMissed
 from bigmarket.app import KIND_CHECKS
 from bigmarket.desks import DrawDesk
-from bigmarket.draw import SETTLED_MS, Answer, Drawn, DrawRequest, Outcome, WinKey, draw_batch
+from bigmarket.draw import SETTLED_MS, Answer, Drawn, DrawRequest, Outcome, WinKey, Winning, draw_batch
 from bigmarket.ids import Ids
 from bigmarket.lanes import LaneSet, LaneSettings, LaneShard
 from bigmarket.preview import preview
@@ -282,7 +282,7 @@ class _Toothless(_Forgetful):
     """The same, without the guard in the statement."""
 
     def apply(self, outcome: Outcome) -> None:
-        outcome.won = {key: now._replace(at_most=1_000_000) for key, now in outcome.won.items()}
+        outcome.won = {key: Winning(now.wins, 1_000_000, now.epoch) for key, now in outcome.won.items()}
         self.tx.apply(outcome)
 
 

@@ -38,7 +38,7 @@ from bigmarket.storage.migrate import migrate
 from bigmarket.storage.mysql import MySqlStore
 from bigmarket.storage.mysql_bulk import MySqlBulk
 from bigmarket.storage.mysql_delivery import STATEMENTS as DELIVERY
-from bigmarket.storage.mysql_draw import _DAY_LEFT, _MONTH_LEFT, STATEMENTS, MySqlDrawTx
+from bigmarket.storage.mysql_draw import _DAY_LEFT, _MONTH_LEFT, STATEMENTS, MySqlDrawTx, Rolled
 from faults.load import Ask, Log, connected
 from faults.processes import ServerProcess, run_cli
 from faults.services import DECLARED_SECONDS, MariaDbProcess, RabbitProcess
@@ -129,7 +129,7 @@ class RacingTx(MySqlDrawTx):
         spending: Spending
         key: AccountKey
         for key, spending in spent.items():
-            draws, (month, day) = spending
+            draws, (month, day) = spending.draws, spending.period
             yield Write(_SPEND_UNGUARDED, [key], before=(draws, month, draws, month, day, draws, day))
 
 
@@ -150,7 +150,8 @@ def race(store: MySqlStore, users: tuple[str, str], *, off: Collection[str]) -> 
         request = DrawRequest(IDS.make(now_ms()), user_id, 1, None)
         try:
             with store._transaction() as cursor:
-                tx = RacingTx(MySqlBulk(cursor), off=off, barrier=barrier, split=store.split, grace_ms=0)
+                how = {"split": store.split, "grace_ms": 0, "rolled": Rolled()}
+                tx = RacingTx(MySqlBulk(cursor), off=off, barrier=barrier, **how)
                 (answer,) = draw_batch(tx, [request], live=live, now_ms=now_ms()).answers
         except Exception as fault:  # noqa: BLE001  what a racer that lost is told
             return fault

@@ -70,7 +70,7 @@ class TasksLate(MySqlStore):
     """Means to write the tasks in a transaction of their own, when it finds the time."""
 
     def _draw_tx(self, cursor: Any) -> MySqlDrawTx:
-        return TasksLateTx(MySqlBulk(cursor), split=self.split, grace_ms=0)
+        return TasksLateTx(MySqlBulk(cursor), split=self.split, grace_ms=0, rolled=self._rolled)
 
 
 class TasksLateTx(MySqlDrawTx):

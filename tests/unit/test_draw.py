@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from bigmarket.activity.campaign import parse_campaign
-from bigmarket.activity.quota import Account
+from bigmarket.activity.quota import Account, Period
 from bigmarket.app import KIND_CHECKS
 from bigmarket.draw import (
     SETTLED_MS,
@@ -102,7 +102,7 @@ def test_the_day_and_the_month_begin_anew_and_the_total_does_not() -> None:
     held = account(total=10, month=2, day=1, used=2)
     assert isinstance(enter([ask("ann")], snapshot(ann=held))[0], MonthQuotaExhausted)
     (ticket,) = tickets(enter([ask("ann")], snapshot(ann=held), now_ms=NOON + 11 * DAY))
-    assert (ticket.ordinal, ticket.ordinal_today, ticket.day) == (3, 1, "2026-12-01")
+    assert (ticket.ordinal, ticket.ordinal_today, ticket.quota) == (3, 1, Period("2026-12", "2026-12-01"))
     assert (held.total_left, held.month_left, held.day_left) == (7, 1, 0)
 
 
@@ -159,7 +159,7 @@ def test_open_orders_are_used_first_and_cost_nothing() -> None:
     held = snapshot(ann=account(used=2))
     held.open_orders[("ann", 1)] = [OpenOrder("open-1", "2026-11-20"), OpenOrder("open-2", "2026-11-20")]
     given = tickets(enter([ask("ann", n) for n in range(1, 4)], held))
-    assert [(t.order_id, t.reused, t.ordinal) for t in given] == [
+    assert [(t.order_id, t.quota is None, t.ordinal) for t in given] == [
         ("open-1", True, 1),
         ("open-2", True, 2),
         ("order-ann-3", False, 3),

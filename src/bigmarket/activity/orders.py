@@ -6,6 +6,7 @@ An order may also be placed now and paid later (exchange.py): it holds a unit un
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from copy import copy
 from dataclasses import dataclass, replace
 from typing import Literal, Protocol
 
@@ -227,7 +228,7 @@ def _credit_account(tx: RechargeTx, order: QuotaOrder, *, period: Period) -> Non
     user_id, activity_id = order.user_id, order.activity_id
     for _ in range(ATTEMPTS_MAX):
         before = tx.load_account(user_id, activity_id=activity_id)
-        account = replace(before) if before else empty_account(period)
+        account = copy(before) if before else empty_account(period)
         roll_over(account, period)
         credit(account, order.counts)
         if before is None:

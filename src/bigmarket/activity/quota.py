@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import NamedTuple
 from zoneinfo import ZoneInfo
+
+import msgspec
 
 from bigmarket.errors import BigmarketError, DayQuotaExhausted, MonthQuotaExhausted, QuotaExhausted
 
@@ -40,8 +41,7 @@ class Bundle(NamedTuple):
     price_cents: int
 
 
-@dataclass(slots=True)
-class Account:
+class Account(msgspec.Struct, gc=False):
     """``*_count`` draws were credited, ``*_left`` of them are not used; month and day counters belong to a period."""
 
     total_count: int

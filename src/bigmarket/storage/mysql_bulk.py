@@ -70,12 +70,23 @@ class MySqlBulk:
 
     def select(self, template: str, keys: Sequence[Row]) -> list[list[Any]]:
         """Rows found for any of ``keys``."""
-        found: list[list[Any]] = []
-        for part in chunked(keys):
-            self._cursor.execute(filled(template, part))
-            (rows,) = self._cursor.fetchone()
+        (found,) = self.select_all([(template, keys)])
+        return found
+
+    def select_all(self, asked: Sequence[tuple[str, Sequence[Row]]]) -> list[list[list[Any]]]:
+        """What each template finds for its keys, all asked for in one packet."""
+        found: list[list[list[Any]]] = [[] for _ in asked]
+        parts = [(place, part) for place, (_, keys) in enumerate(asked) for part in chunked(keys)]
+        if not parts:
+            return found
+        cursor = self._cursor
+        cursor.execute(b";".join([filled(asked[place][0], part) for place, part in parts]))
+        for number, (place, _) in enumerate(parts):
+            if number:
+                cursor.nextset()
+            (rows,) = cursor.fetchone()
             if rows is not None:  # no row at all
-                found += decode_rows(rows)
+                found[place] += decode_rows(rows)
         return found
 
     def write(self, template: str, rows: Sequence[Row]) -> int:

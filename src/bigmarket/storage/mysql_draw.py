@@ -8,8 +8,10 @@ units again and again.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from typing import Any
 
+from bigmarket.activity.quota import Period
 from bigmarket.activity.stock import StockKey
 from bigmarket.draw import AccountKey, AwardRecordRow, RaffleOrderRow, Spending
 from bigmarket.storage.bulk import Write
@@ -17,6 +19,7 @@ from bigmarket.storage.draw_tx import DrawStatements, SqlDrawTx
 from bigmarket.storage.mysql_bulk import BY_KEY, MySqlBulk, in_one
 from bigmarket.storage.routing import SplitTables
 
+AHEAD_MAX = 16  # awards whose stock is read before it is known what is rolled
 SCARCE = 1_000  # with fewer units left than that, a batch locks the row before it decides
 
 _ACCOUNT = in_one(
@@ -124,16 +127,36 @@ STATEMENTS = DrawStatements(
 )
 
 
-class MySqlDrawTx(SqlDrawTx):
-    """``SqlDrawTx`` in MySQL's words."""
+class Rolled:
+    """The awards that were rolled of late, by all lanes of a store: mostly the next batch rolls the same."""
 
-    def __init__(self, bulk: MySqlBulk, *, split: SplitTables, grace_ms: int) -> None:
+    def __init__(self) -> None:
+        self.awards: frozenset[StockKey] = frozenset()
+
+    def note(self, wanted: AbstractSet[StockKey]) -> None:
+        """A batch rolled these; so many that reading them ahead would cost more than it saves are forgotten."""
+        if not wanted <= self.awards:
+            known = next((some for some in (self.awards | wanted, wanted) if len(some) <= AHEAD_MAX), ())
+            self.awards = frozenset(known)
+
+
+class MySqlDrawTx(SqlDrawTx):
+    """``SqlDrawTx`` in MySQL's words.
+
+    The stock of awards ``rolled`` of late is read along with the accounts, which saves a round trip.
+    """
+
+    def __init__(self, bulk: MySqlBulk, *, split: SplitTables, grace_ms: int, rolled: Rolled) -> None:
         super().__init__(bulk, STATEMENTS, split=split, grace_ms=grace_ms)
         self._rows = bulk
+        self._rolled = rolled
+        self._ahead: dict[StockKey, int | None] = {}
 
     def load_stock(self, wanted: Mapping[StockKey, int]) -> dict[StockKey, int | None]:
         """Units left by (strategy, award); rows with few left are locked and read again."""
-        stock = super().load_stock(wanted)
+        self._rolled.note(wanted.keys())
+        stock = {key: self._ahead[key] for key in wanted if key in self._ahead}
+        stock |= super().load_stock({key: units for key, units in wanted.items() if key not in stock})
         scarce = [key for key in sorted(stock) if 0 < (stock[key] or 0) < SCARCE]
         if scarce:
             stock |= {(row[0], row[1]): row[2] for row in self._rows.select(_LOCK_STOCK, scarce)}
@@ -143,14 +166,19 @@ class MySqlDrawTx(SqlDrawTx):
         """By two lists, which cost the server less than one of pairs; they are locked in the order of their keys."""
         activities = ", ".join(map(str, sorted({activity_id for _, activity_id in keys})))
         users = sorted({(user_id,) for user_id, _ in keys})
-        return self._rows.select(self._sql.load_accounts.replace("{activities}", activities), users)
+        load_accounts = self._sql.load_accounts.replace("{activities}", activities)
+        accounts, stock = self._rows.select_all(
+            [(load_accounts, users), (self._sql.load_stock, sorted(self._rolled.awards))]
+        )
+        self._ahead = {(row[0], row[1]): row[2] for row in stock}
+        return accounts
 
     def _spendings(self, spent: Mapping[AccountKey, Spending]) -> Iterator[Write]:
         """One statement for all accounts of an activity that lose the same number of draws: mostly one in all."""
-        alike: dict[tuple[Spending, int], list[tuple[str]]] = {}
+        alike: dict[tuple[int, int, Period], list[tuple[str]]] = {}
         for (user_id, activity_id), spending in spent.items():
-            alike.setdefault((spending, activity_id), []).append((user_id,))
-        for ((draws, (month, day)), activity_id), users in alike.items():
+            alike.setdefault((activity_id, spending.draws, spending.period), []).append((user_id,))
+        for (activity_id, draws, (month, day)), users in alike.items():
             counters = (draws, month, draws, month, day, draws, day)
             guards = (draws, month, draws, day, draws)
             yield Write(_SPEND, sorted(users), before=(*counters, *guards, activity_id))

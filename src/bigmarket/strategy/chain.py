@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
+
+import msgspec
 
 from bigmarket.strategy.rules.base import Entry, Given, Narrowed
 from bigmarket.strategy.wheel import ALL_AWARDS, Wheel
 
 
-class Pick(NamedTuple):
+class Pick(msgspec.Struct, frozen=True, gc=False):
     """What the chain came to: an award given outright (``rolled`` is None), or rolled from ``table``."""
 
     award_id: int

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
+
+import msgspec
 
 from bigmarket.strategy.chain import Pick
 from bigmarket.strategy.rules.base import Visit
 from bigmarket.strategy.wheel import Wheel
 
 
-class Won(NamedTuple):
+class Won(msgspec.Struct, frozen=True, gc=False):
     """The award that is won, the config that replaces its own, and the path: ``table|rule:VERDICT|...``."""
 
     award_id: int
@@ -24,9 +25,9 @@ def walk(wheel: Wheel, pick: Pick, *, ordinal_today: int, won_before: int, take_
     An award given by the chain, or without a tree, is won as it is; ``take_unit`` is not asked for it. Trees have no
     cycle (armory refuses them), so a walk visits each node once at most.
     """
-    award_id, config, table, rolled = pick
+    award_id, config, table = pick.award_id, pick.config, pick.table
     tree_id = wheel.sectors[award_id].tree
-    if rolled is None or tree_id is None:
+    if pick.rolled is None or tree_id is None:
         return Won(award_id, config, table)
     visit = Visit(award_id, ordinal_today, won_before, take_unit)
     node = wheel.roots.get(tree_id)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from copy import copy
 from dataclasses import replace
 
 from bigmarket.activity.looking import (
@@ -31,7 +32,7 @@ class Tx:
     def accounts_of(self, keys: Sequence[AccountKey]) -> dict[AccountKey, Account]:
         self.asked.append(keys)
         found = Account(10, 7, "2026-11", 10, 7, "2026-11-20", 5, 2)
-        return {key: replace(found) for key in keys if key[0] == "ann"}
+        return {key: copy(found) for key in keys if key[0] == "ann"}
 
     def units_left(self, skus: Sequence[int]) -> dict[int, int]:
         self.asked.append(skus)

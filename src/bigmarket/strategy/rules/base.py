@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Literal, NamedTuple
 
+import msgspec
 from pydantic import BaseModel, ConfigDict
 
 Verdict = Literal["ALLOW", "TAKE_OVER"]
@@ -16,27 +17,27 @@ class Settings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-class Entry(NamedTuple):
+class Entry(msgspec.Struct, frozen=True, gc=False):
     """Facts the chain judges by: who draws, and which draw of theirs in this activity it is (from 1)."""
 
     user_id: str
     ordinal: int
 
 
-class Given(NamedTuple):
+class Given(msgspec.Struct, frozen=True, gc=False):
     """A chain rule's answer: this award, no roll."""
 
     award_id: int
     config: str | None
 
 
-class Narrowed(NamedTuple):
+class Narrowed(msgspec.Struct, frozen=True, gc=False):
     """A chain rule's answer: roll among the awards of this table only."""
 
     table: str
 
 
-class Visit(NamedTuple):
+class Visit(msgspec.Struct, frozen=True, gc=False):
     """Facts the tree judges by.
 
     ``award_id`` was rolled; ``ordinal_today`` is which draw of the user's day this is (from 1); ``won_before`` is how
