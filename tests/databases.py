@@ -25,7 +25,7 @@ from sqlalchemy.pool import NullPool
 from bigmarket.outbox.task import GRACE_MS
 from bigmarket.storage.contract import Store
 from bigmarket.storage.installation import Stores, prepare
-from bigmarket.storage.mysql import MySqlStore
+from bigmarket.storage.mysql import MySqlStore, tls_of
 from bigmarket.storage.routing import WHOLE, Routing, SplitTables
 from bigmarket.storage.sqlite import SqliteStore
 
@@ -50,7 +50,9 @@ class Databases:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._unanswered: str | None = None
-        self._server = create_engine(MYSQL, poolclass=NullPool, isolation_level="AUTOCOMMIT")
+        self._server = create_engine(
+            MYSQL, poolclass=NullPool, isolation_level="AUTOCOMMIT", connect_args=tls_of(MYSQL)
+        )
         self._made: set[str] = set()
         self._free: dict[SplitTables, list[str]] = {}
         self._free_sets: dict[int, list[list[str]]] = {}  # by the number of shards

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import ssl
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -59,6 +60,10 @@ def placed(databases: Databases, backend: str) -> Iterator[dict[str, object]]:
         yield {"database": url, "tables_per_shard": split_of(backend).routing.tables}
 
 
+#: Made once: to read the machine's certificates takes longer than many a test.
+TLS = ssl.create_default_context()
+
+
 @contextmanager
 def serving(home: Path, *, clock: Callable[[], int] = lambda: NOON, **settings: object) -> Iterator[Served]:
     """Serve a new World until the block ends: on a file in ``home``, unless ``settings`` (settings.py) say other."""
@@ -73,7 +78,7 @@ def serving(home: Path, *, clock: Callable[[], int] = lambda: NOON, **settings: 
         thread.start()
         try:
             assert ready.wait(10)
-            with httpx.Client(base_url=server.url, timeout=10) as client:
+            with httpx.Client(base_url=server.url, timeout=10, verify=TLS) as client:
                 yield Served(world, client, server.url)
         finally:
             server.should_exit = True

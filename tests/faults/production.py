@@ -31,7 +31,7 @@ from faults.services import DECLARED_SECONDS, MariaDbProcess, RabbitProcess, Ser
 from faults.verdict import DRAIN_SECONDS, DRAWS_EACH, SKU, assert_delivered, assert_kept, credit, rush, wait_until
 from support import count
 
-BACK_SECONDS = 15.0  # after a fault, until draws are answered and awards delivered again
+BACK_SECONDS = 45.0  # after a fault, until draws are answered and awards delivered again
 RECOVERED_SECONDS = 60.0  # so long is waited for that, to be able to tell how long it took
 EXIT_SECONDS = 10.0  # after SIGTERM
 DEADLINE_SECONDS = 2.0  # a draw's

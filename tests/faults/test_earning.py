@@ -23,7 +23,7 @@ USERS = 600
 KILLS = 3
 CLIENTS = 24
 PRICE = 4  # of 10 that a sign-in earns, so that the third purchase is refused
-BACK_SECONDS = 20.0
+BACK_SECONDS = 45.0
 
 CAMPAIGN = f"""
 activity:

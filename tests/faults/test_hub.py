@@ -33,7 +33,7 @@ pytestmark = pytest.mark.faults
 
 CARS = 60
 ANSWER_SECONDS = 5.0  # a store by itself waits 6 for a frozen server
-BACK_SECONDS = 15.0
+BACK_SECONDS = 45.0
 
 
 @pytest.fixture

@@ -71,14 +71,24 @@ async def open_connections(served: Served, number: int) -> AsyncIterator[list[Co
 
 
 def send(served: Served, requests: Sequence[Request], *, connections: int) -> list[Reply]:
-    """The answers to ``requests``, which so many connections send, each as fast as it is answered."""
+    """The answers to ``requests``, which so many connections send, each as fast as it is answered.
+
+    Whoever is refused because of the others, as may be on a slow machine, asks again.
+    """
     waiting = list(reversed(requests))
     answers: list[Reply] = []
+    refused: list[Request] = []
 
     async def work(connection: Connection) -> None:
         while waiting:
             request = waiting.pop()
-            answers.append(await connection.request("POST", request.path, request.body))
+            reply = await connection.request("POST", request.path, request.body)
+            if reply.code == "0006" and len(refused) < len(requests):
+                refused.append(request)
+                await asyncio.sleep(0.1)
+                waiting.append(request)
+            else:
+                answers.append(reply)
 
     async def run() -> None:
         async with open_connections(served, connections) as open_ones, asyncio.TaskGroup() as group:

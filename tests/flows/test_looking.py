@@ -126,6 +126,7 @@ def test_a_full_queue_refuses_looks_at_once_and_late_ones_have_spent_nothing(tmp
             assert "nothing was spent" in answer.json()["info"]
             assert answer.headers["bigmarket-outcome"] == "none"
             assert answer.headers["retry-after"] == "1"
+        eventually(lambda: served.world.accounts.lanes[0].waiting == 0)
         assert asked(served, ACCOUNT, "ann")["totalCount"] == 0
 
 
