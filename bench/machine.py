@@ -26,7 +26,14 @@ ROOT = Path(__file__).parents[1]
 LOOPS = 2_000_000
 SYNCS = 200
 NO_ANSWER = "did not answer"
-_SETTINGS = ("innodb_flush_log_at_trx_commit", "innodb_buffer_pool_size", "log_bin", "sync_binlog")
+_SETTINGS = (
+    "innodb_flush_log_at_trx_commit",
+    "innodb_buffer_pool_size",
+    "innodb_log_file_size",
+    "innodb_redo_log_capacity",
+    "log_bin",
+    "sync_binlog",
+)
 
 
 def facts(*, server: str | None, broker: str | None) -> dict[str, str | float]:
