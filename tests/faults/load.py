@@ -23,6 +23,9 @@ PAUSE_SECONDS = 0.02
 POLL_SECONDS = 0.005
 REPEATED_LATER = 0.1  # share of requests that repeat an id which was answered before
 SENT_TWICE = 0.1  # share of ids that two connections send at about the same time
+#: What a draw is told, unspent, when the machine stands still, as two cores do that start a broker or a server.
+STALLS = ("waited too long for its turn", "kept the database")
+STALLED_SHARE = 0.01  # of all answers, at most
 
 
 class Ask(NamedTuple):
@@ -156,6 +159,13 @@ class Log:
         async with asyncio.timeout(seconds):
             while len(self.won) < before + more:
                 await asyncio.sleep(POLL_SECONDS)
+
+    @property
+    def harm(self) -> Counter[str]:
+        """The troubles, without those of a few draws that lost their turn while the machine stood still."""
+        stalled = Counter({told: n for told, n in self.troubles.items() if any(stall in told for stall in STALLS)})
+        few = stalled.total() <= STALLED_SHARE * len(self.seconds)
+        return self.troubles - stalled if few else self.troubles
 
     def note(self, ask: Ask, reply: Reply) -> None:
         """Write an answer down; one that differs from the first answer to the same id goes into ``changed``."""

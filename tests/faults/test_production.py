@@ -71,7 +71,7 @@ def test_a_killed_broker_stops_no_draw_and_gets_every_award_once(production: Pro
         _judge(production, stores, load.log, [recovery])
         print(f"  {grown} awards waited while the broker was down")
     assert grown >= 100
-    assert not load.log.troubles, "nobody who draws hears of the broker"
+    assert not load.log.harm, "nobody who draws hears of the broker"
     assert not load.log.unanswered
 
 
@@ -94,7 +94,7 @@ def test_a_killed_server_and_a_killed_worker_are_succeeded(production: Productio
         _judge(production, stores, load.log, found)
         _assert_scarce_is_gone(production, stores)
     assert load.log.unanswered, "requests were in flight when their server was killed"
-    assert not load.log.troubles
+    assert not load.log.harm
 
 
 def test_everything_killed_at_once_comes_back_in_any_order(production: Production) -> None:
@@ -151,7 +151,7 @@ def test_sigterm_drains_servers_and_worker_within_ten_seconds(production: Produc
         seconds = asyncio.run(_terminate_each(production, load))
         print(f"\n  SIGTERM: ended after {seconds}")
         _judge(production, stores, load.log)
-    assert not load.log.troubles
+    assert not load.log.harm
 
 
 async def _terminate_each(production: Production, load: Load) -> dict[str, str]:
@@ -205,7 +205,7 @@ def test_a_deleted_queue_is_declared_again_and_what_was_in_it_is_sent_again(
         job.run(0)
         world.stores.close()
         _judge(production, stores, load.log)
-    assert not load.log.troubles
+    assert not load.log.harm
 
 
 async def _delete_queue(production: Production, stores: Stores, load: Load) -> int:
@@ -249,7 +249,7 @@ def test_one_shards_database_down_is_felt_by_its_own_users_only(
         assert max(hit.seconds) < DEADLINE_SECONDS + SLACK_SECONDS
         _judge(production, stores, Log.of(spared, hit), [recovery])
     assert outcomes(hit)["none"]
-    assert not spared.troubles
+    assert not spared.harm
     assert not spared.unanswered
     assert quantiles(spared.seconds, n=20)[-1] < USUAL_SECONDS, "all but one in twenty"
     assert max(spared.seconds) < SLACK_SECONDS

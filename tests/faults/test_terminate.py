@@ -34,7 +34,7 @@ def test_a_signal_under_load_loses_nothing(tmp_path: Path, number: signal.Signal
         asyncio.run(ask_again(load.log, server.port))
     with opened(home) as store:
         assert_kept(load.log, store)
-    assert not load.log.troubles
+    assert not load.log.harm
 
 
 async def _stop_under_load(server: ServerProcess, load: Load, number: signal.Signals) -> float:

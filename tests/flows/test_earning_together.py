@@ -17,7 +17,7 @@ from bigmarket.activity.behavior import Behaved
 from bigmarket.api.health import Readiness
 from bigmarket.api.metrics import Metrics
 from bigmarket.app import World
-from bigmarket.errors import Duplicate
+from bigmarket.errors import Contention, Duplicate
 from bigmarket.settings import Settings
 from bigmarket.storage.doctor import examine
 from databases import Databases
@@ -46,7 +46,15 @@ def world(request: pytest.FixtureRequest, databases: Databases, tmp_path: Path) 
 
 
 def sign_in(world: World, users: list[str]) -> list[Any]:
-    """All at once; their answers."""
+    """All at once; their answers. Whom a stalled machine sends away, unspent, asks once more."""
+    answers = _asked(world, users)
+    sent_away = [place for place, answer in enumerate(answers) if isinstance(answer, Contention)]
+    for place, answer in zip(sent_away, _asked(world, [users[place] for place in sent_away]), strict=True):
+        answers[place] = answer
+    return answers
+
+
+def _asked(world: World, users: list[str]) -> list[Any]:
     futures: list[Future[Any]] = [Future() for _ in users]
     for user, future in zip(users, futures, strict=True):
         world.rebates.submit(user, "sign", None, None, reply=future)
