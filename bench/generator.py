@@ -95,6 +95,7 @@ class Tally:
     slices: dict[int, Histogram] = field(default_factory=dict)
     without_retry_after: int = 0  # 503s that do not say when to come again
     broken: int = 0  # connections that the server ended
+    unanswered: int = 0  # under way when it was given up
     unsent: int = 0  # due, but no connection came free before the end; their wait until then is a latency too
     served: int = 0  # answers with status 200 that came while it was measured, whenever they were due
     drawn_outside: int = 0  # good answers of the warm-up and after the end
@@ -149,7 +150,7 @@ class Generator:
         self._over = True
         self._drain()
         tally.seconds, tally.cpu_seconds = plan.seconds, time.process_time() - cpu
-        tally.unsent = len(self._waiting)
+        tally.unanswered, tally.unsent = len(self._clients) - len(self._idle), len(self._waiting)
         ended = time.perf_counter()
         for due in self._waiting:
             self._latencies_of("any", "unsent").add(ended - due)

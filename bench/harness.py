@@ -117,7 +117,7 @@ class System:
         self._delivered = [award.award_id for award in campaign.awards if award.kind in TASK_KINDS]
         self._began = first_at(now_ms())
         self._told = 0  # good answers to draws
-        self._untold_max = 0  # draws whose answers were on their way when a run of wrk ended
+        self._untold_max = 0  # draws whose answers were on their way when a run ended
 
     def drive(self, *, connections: int, seconds: float, users: int | None = None, ask: Ask = DRAW) -> Load:
         """Load it in a closed loop. Raises when a request failed."""
@@ -147,7 +147,7 @@ class System:
     def take(self, tally: Tally, plan: Plan) -> Tally:
         """Count what the generator was told. Raises when it was late itself."""
         self._told += load.answered(tally, name=DRAW.name, code="0000") + tally.drawn_outside
-        self._untold_max += tally.broken
+        self._untold_max += tally.broken + tally.unanswered
         lag = tally.lag.quantile_ms(0.99)
         if plan.rate and lag > LAG_P99_MS_MAX:
             raise NotValid(f"the generator itself was late: p99 {lag:.0f} ms behind its schedule")

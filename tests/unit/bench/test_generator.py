@@ -113,6 +113,7 @@ def test_what_no_connection_took_is_unsent_and_its_wait_is_counted() -> None:
     with tiny_server(respond) as port:
         tally = Generator(Plan(**{**plan.__dict__, "port": port})).run()
     assert tally.unsent > 70
+    assert tally.unanswered == 1
     assert tally.latencies["any", "unsent"].total == tally.unsent
 
 
