@@ -18,8 +18,17 @@ from starlette.exceptions import HTTPException
 from bigmarket.api import health, v1
 from bigmarket.api.asgi import App, Receive, Scope, Send
 from bigmarket.api.auth import Callers
-from bigmarket.api.errors import NoSuchPath, Unreadable, WrongMethod, broken
-from bigmarket.api.hot import EXPOSED, HotCall, HotCalls, error_reply
+from bigmarket.api.errors import (
+    NoSuchPath,
+    Unreadable,
+    WrongMethod,
+    broken,
+    headers_of,
+    refusal,
+    send_error,
+    status_of,
+)
+from bigmarket.api.hot import EXPOSED, HotCall, HotCalls
 from bigmarket.api.limits import Limits
 from bigmarket.api.metrics import Metrics
 from bigmarket.api.openapi import components
@@ -124,12 +133,13 @@ class Cold:
         except ClientGone:
             return
         except BigmarketError as error:
-            await _send_error(error, send)
+            allow = [(b"allow", ", ".join(error.methods).encode())] if isinstance(error, WrongMethod) else []
+            await send_error(error, send, *allow)
         except Exception:
             log.exception("request broke", method=scope["method"], path=scope["path"])
             if started:
                 raise
-            await _send_error(broken(), send)
+            await send_error(broken(), send)
         finally:
             self._running -= 1
 
@@ -151,18 +161,11 @@ class Cold:
             raise WrongMethod(call.methods)
 
 
-async def _send_error(error: BigmarketError, send: Send) -> None:
-    reply = error_reply(error)
-    allow = [(b"allow", ", ".join(error.methods).encode())] if isinstance(error, WrongMethod) else []
-    await send({"type": "http.response.start", "status": reply.status, "headers": [*reply.headers, *allow]})
-    await send({"type": "http.response.body", "body": reply.body})
-
-
 async def _on_error(_: Request, error: Exception) -> Response:
     assert isinstance(error, BigmarketError)
-    reply = error_reply(error)
-    response = Response(reply.body, reply.status)
-    response.raw_headers = reply.headers
+    body = refusal(error)
+    response = Response(body, status_of(error))
+    response.raw_headers = headers_of(error, body)
     return response
 
 

@@ -14,7 +14,8 @@ from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from bigmarket.api.asgi import Headers, Receive, Scope, Send
-from bigmarket.api.hot import Head, HotCalls, HotRequest, error_reply
+from bigmarket.api.errors import send_error
+from bigmarket.api.hot import Head, HotCalls, HotRequest
 from bigmarket.errors import Overloaded
 
 SPARE = 256  # connections over the bound that are told so; the rest are dropped
@@ -240,7 +241,5 @@ def bounded(connections_max: int, hot: HotCalls | None) -> type[BoundedConnectio
 async def overfull(scope: Scope, receive: Receive, send: Send) -> None:
     """ASGI: what a connection is told that is one too many."""
     del scope, receive
-    reply = error_reply(Overloaded("Too many connections are open; nothing was spent. Try again in a moment."))
-    headers = [*reply.headers, (b"connection", b"close")]
-    await send({"type": "http.response.start", "status": reply.status, "headers": headers})
-    await send({"type": "http.response.body", "body": reply.body})
+    full = Overloaded("Too many connections are open; nothing was spent. Try again in a moment.")
+    await send_error(full, send, (b"connection", b"close"))

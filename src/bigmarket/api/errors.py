@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 import msgspec
 
+from bigmarket.api.asgi import Headers, Send
 from bigmarket.errors import BadInput, BigmarketError, Trouble
 
 JSON = b"application/json"
@@ -164,8 +165,20 @@ def status_of(error: BigmarketError) -> int:
     return 500 if isinstance(error, Broken) else 200
 
 
-def headers_of(error: BigmarketError) -> list[tuple[bytes, bytes]]:
-    """Headers that go with the error: what was spent, and when to come back."""
+def headers_of(error: BigmarketError, body: bytes) -> Headers:
+    """The headers of an error's answer: what ``body`` is, what was spent, and when to come back."""
+    return [(b"content-type", JSON), (b"content-length", b"%d" % len(body)), *_advice(error)]
+
+
+async def send_error(error: BigmarketError, send: Send, *more: tuple[bytes, bytes]) -> None:
+    """ASGI: the answer to an error, with ``more`` headers."""
+    body = refusal(error)
+    headers = [*headers_of(error, body), *more]
+    await send({"type": "http.response.start", "status": status_of(error), "headers": headers})
+    await send({"type": "http.response.body", "body": body})
+
+
+def _advice(error: BigmarketError) -> Headers:
     if isinstance(error, Trouble):
         return [
             (b"bigmarket-outcome", error.outcome.encode()),

@@ -20,7 +20,7 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 
 from bigmarket.api.asgi import Headers
 from bigmarket.api.auth import ANYBODY, Caller, Callers
-from bigmarket.api.errors import JSON, Degraded, Unreadable, broken, headers_of, refusal, status_of
+from bigmarket.api.errors import Degraded, Unreadable, broken, headers_of, refusal, status_of
 from bigmarket.api.limits import Limits
 from bigmarket.api.metrics import CallMeter
 from bigmarket.api.reader import check_length, too_large
@@ -41,10 +41,10 @@ Words = tuple[Any, ...]
 
 
 class Reply(NamedTuple):
-    """An HTTP answer."""
+    """An HTTP answer; ``lines`` are its headers as HTTP writes them."""
 
     status: int
-    headers: Headers
+    lines: bytes
     body: bytes
 
 
@@ -362,16 +362,16 @@ class HotRequest:
 
     def _send(self, reply: Reply) -> None:
         self.sent = True
-        status, headers, body = reply
+        status, lines, body = reply
         origin = self.head.fields.get(b"origin")
         if origin is not None:
-            headers = [*headers, *self._calls.cors(origin)]
+            lines += lines_of(self._calls.cors(origin))
         connection = self._connection
         connection.write(
             b"".join(
                 (
                     self._calls.first_lines(status, connection.default_headers),
-                    lines_of(headers),
+                    lines,
                     b"\r\n" if self.keep_alive else b"connection: close\r\n\r\n",
                     body,
                 )
@@ -389,8 +389,7 @@ def lines_of(headers: Headers) -> bytes:
 def error_reply(error: BigmarketError, *, data: object = None) -> Reply:
     """The answer to a request that was refused or failed."""
     body = refusal(error, data=data)
-    headers = [(b"content-type", JSON), (b"content-length", b"%d" % len(body)), *headers_of(error)]
-    return Reply(status_of(error), headers, body)
+    return Reply(status_of(error), lines_of(headers_of(error, body)), body)
 
 
 @lru_cache(maxsize=64)

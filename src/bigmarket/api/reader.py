@@ -102,6 +102,7 @@ class JsonReader(Generic[T]):
         self.kind = kind
         self._decode = msgspec.json.Decoder(kind).decode
         self._names = ", ".join(_names_of(kind))
+        self._fields = len(kind.__struct_fields__)
         self._values = msgspec.structs.astuple
 
     def decode(self, raw: bytes) -> T:
@@ -114,15 +115,22 @@ class JsonReader(Generic[T]):
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             inspect_json(raw)
             raise Unreadable(400, "The body is not valid JSON.") from None
-        if raw.count(b'"') != self._quotes(value):
+        if raw.count(b":") != self._given(value) and raw.count(b'"') != self._quotes(value):
             inspect_json(raw)
         return value
 
-    def _quotes(self, value: T) -> int:
-        """Quotes in the plainest spelling of ``value``. A body with no more than these repeats no key.
+    def _given(self, value: T) -> int:
+        """Fields of ``value``. A body with no more colons than these repeats no key: each takes one.
 
-        The decoder takes duplicate keys silently, and each would add quotes; so only bodies with more of them (also
-        escaped ones, or an explicit null) need the slow look.
+        The decoder takes duplicate keys silently.
+        """
+        return self._fields - self._values(value).count(None)
+
+    def _quotes(self, value: T) -> int:
+        """Quotes in the plainest spelling of ``value``. A body with no more than these repeats no key, either.
+
+        So only those with a colon in a value and more quotes (also escaped ones, or an explicit null) need the slow
+        look.
         """
         quotes = 0
         for field in self._values(value):

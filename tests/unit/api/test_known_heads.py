@@ -71,7 +71,7 @@ def read(_: Caller, fields: Mapping[bytes, bytes], query: bytes, body: bytes) ->
 
 def reply(words: Words) -> Reply:
     said = repr(words).encode()
-    return Reply(200, [(b"content-length", b"%d" % len(said))], said)
+    return Reply(200, b"content-length: %d\r\n" % len(said), said)
 
 
 def echoing() -> HotCalls:

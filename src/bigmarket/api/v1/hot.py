@@ -201,32 +201,26 @@ def _always(_: Words) -> bool:
 
 
 def _drawn(drawn: Drawn) -> Reply:
-    body, length = _body_of(drawn.award_id, drawn.award_title, drawn.award_index)
-    headers = [
-        (b"content-type", JSON),
-        (b"content-length", length),
-        (b"bigmarket-order-id", drawn.order_id.encode()),
-    ]
-    return Reply(200, headers, body)
+    _, lines, body = _won(drawn.award_id, drawn.award_title, drawn.award_index)
+    return Reply(200, b"%bbigmarket-order-id: %b\r\n" % (lines, drawn.order_id.encode()), body)
 
 
 @lru_cache(maxsize=4096)
-def _body_of(award_id: int, award_title: str, award_index: int) -> tuple[bytes, bytes]:
-    """The encoded envelope and its length: there are only as many as there are awards."""
-    body = success(DrawOut(award_id, award_title, award_index))
-    return body, str(len(body)).encode()
-
-
-_TRUE = success(True)
+def _won(award_id: int, award_title: str, award_index: int) -> Reply:
+    """The answer but for the order id: there are only as many as there are awards."""
+    return ok(success(DrawOut(award_id, award_title, award_index)))
 
 
 def _true(_: object) -> Reply:
-    return ok(_TRUE)
+    return _TRUE
 
 
 def ok(body: bytes) -> Reply:
     """The answer of a call that worked; ``body`` is its envelope."""
-    return Reply(200, [(b"content-type", JSON), (b"content-length", str(len(body)).encode())], body)
+    return Reply(200, b"content-type: %b\r\ncontent-length: %d\r\n" % (JSON, len(body)), body)
+
+
+_TRUE = ok(success(True))
 
 
 # --- the document -------------------------------------------------------------------------------------------------
