@@ -172,7 +172,7 @@ def test_who_is_refused_learns_when_to_come_back() -> None:
     with pytest.raises(RateLimited) as refused:
         asyncio.run(spend(limits, ANYBODY, peer="9.9.9.9", user_id="ann"))
     assert 20 <= refused.value.retry_seconds <= 30
-    assert headers_of(refused.value) == [(b"retry-after", str(refused.value.retry_seconds).encode())]
+    assert (b"retry-after", b"%d" % refused.value.retry_seconds) in headers_of(refused.value, b"")
 
 
 def test_a_server_of_ours_has_users_and_no_address() -> None:
