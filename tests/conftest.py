@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterator
 
 import pytest
@@ -10,6 +11,7 @@ import redis
 from xdist.remote import Producer
 from xdist.scheduler import LoadScopeScheduling
 
+from bigmarket.api.server import SWITCH_SECONDS
 from databases import Databases
 
 #: These kill servers, measure time or drive a browser, and would disturb each other.
@@ -19,6 +21,12 @@ ALONE = (
     "tests/flows/test_through_a_broker.py",
     "tests/unit/bench/test_generator.py",
 )
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _turns_of_threads() -> None:
+    """Threads take turns as often as in a server, which many tests run in a thread."""
+    sys.setswitchinterval(SWITCH_SECONDS)
 
 
 @pytest.fixture(scope="session")

@@ -83,7 +83,7 @@ def send(served: Served, requests: Sequence[Request], *, connections: int) -> li
         while waiting:
             request = waiting.pop()
             reply = await connection.request("POST", request.path, request.body)
-            if reply.code == "0006" and len(refused) < len(requests):
+            if reply.status == 503 and len(refused) < len(requests):
                 refused.append(request)
                 await asyncio.sleep(0.1)
                 waiting.append(request)

@@ -191,6 +191,7 @@ def test_what_is_earned_and_bought_is_there_when_the_page_looks(site: Site) -> N
     signed, bought = [], []
     for number in range(USERS_TIMED):
         with site.page(f"timed{number}") as page:
+            page.arm()
             page.load()
             assert page.sign_in() == "0000"
             signed.append(arrives(lambda page=page: page.refresh() == (3, 10, True)))  # type: ignore[misc]
