@@ -36,7 +36,7 @@ _SETTINGS = (
     "sync_binlog",
 )
 
-#: What the document's figures were measured with; with less, pages and redo log set the pace (run-in-production.md).
+#: Bytes that a database should have; with less, pages and redo log set the pace (docs/run-in-production.md).
 _ENOUGH = {"innodb_buffer_pool_size": 2 << 30, "innodb_redo_log_capacity": 1 << 30, "innodb_log_file_size": 1 << 30}
 
 
@@ -65,11 +65,12 @@ def facts(*, server: str | None, broker: str | None) -> dict[str, str | float]:
 
 
 def advice(found: Mapping[str, str | float]) -> list[str]:
-    """Statements that give the database of those facts enough memory and redo log; none when it has."""
+    """Options with which the database of those facts would have enough memory and redo log; none when it has."""
     enough = dict(_ENOUGH)
     if "innodb_redo_log_capacity" in found:  # MySQL: the other name is without effect there
         del enough["innodb_log_file_size"]
-    return [f"SET GLOBAL {name} = {size};" for name, size in enough.items() if float(found.get(name, size)) < size]
+    small = (name for name, size in enough.items() if float(found.get(name, size)) < size)
+    return [f"--{name.replace('_', '-')}={enough[name] >> 30}G" for name in small]
 
 
 def python_loop_ms() -> float:

@@ -56,7 +56,9 @@ def _measure(parts: Sequence[Part], setup: Setup) -> bool:
     left = sum(part.seconds for part in parts) * share
     well = True
     if small := machine.advice(machine.facts(server=setup.server, broker=None)):
-        told = f"The database has little memory or redo log, which lowers its figures; before: {' '.join(small)}"
+        told = (
+            f"The database has little memory or redo log, which lowers its figures; start it with {' '.join(small)}"
+        )
         print(told, file=sys.stderr)
     for number, part in enumerate(parts, start=1):
         print(f"\n[{number}/{len(parts)}] {part.title}; about {left / 60:.1f} minutes left", file=sys.stderr)
