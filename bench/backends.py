@@ -35,17 +35,20 @@ def fresh_database(server: str | None, *, folder: Path) -> Iterator[str]:
 
 
 @contextmanager
-def fresh_queues(broker: str | None) -> Iterator[str]:
-    """A prefix for queues that nobody uses; the queues of the awards' topic are deleted afterwards."""
+def fresh_queues(broker: str | None, *, shards: int) -> Iterator[str]:
+    """A prefix for queues that nobody uses; all that begin with it, or with a shard's, are deleted afterwards."""
     prefix = f"bench.{secrets.token_hex(4)}."
     try:
         yield prefix
     finally:
         if broker is not None:
             at = endpoint_of(broker)
+            prefixes = [prefix] if shards == 1 else [f"{prefix}{index}." for index in range(shards)]
             with Connection(at.address, userid=at.user, password=at.password, virtual_host=at.vhost) as connection:
-                for queue in queues(prefix, CONSUMERS, backoff_ms=BACKOFF_MS):
-                    connection.channel().queue_delete(queue)
+                channel = connection.channel()
+                for each in prefixes:
+                    for queue in queues(each, CONSUMERS, backoff_ms=BACKOFF_MS):
+                        channel.queue_delete(queue)
 
 
 def cpu_seconds_of(*names: str) -> float:

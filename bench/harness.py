@@ -222,7 +222,7 @@ def running(
             database=urls[0],
             shards=tuple(urls) if site.shards > 1 else (),
             broker=site.broker or "",
-            broker_prefix=stack.enter_context(fresh_queues(site.broker)),
+            broker_prefix=stack.enter_context(fresh_queues(site.broker, shards=site.shards)),
             port=free_port(),
             batch_max=site.batch_max,
             lanes=site.lanes,
