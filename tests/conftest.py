@@ -1,4 +1,4 @@
-"""What is skipped is said loudly at the end; with CI=true nothing may be skipped."""
+"""What is skipped or run again is said loudly at the end; with CI=true nothing may be skipped."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from xdist.scheduler import LoadScopeScheduling
 
 from bigmarket.api.server import SWITCH_SECONDS
 from databases import Databases
+from pulse import Pulse
 
 #: These kill servers, measure time or drive a browser, and would disturb each other.
 ALONE = (
@@ -21,6 +22,29 @@ ALONE = (
     "tests/flows/test_through_a_broker.py",
     "tests/unit/bench/test_generator.py",
 )
+
+
+#: A test that fails while the machine stands still is run again, so often at most; any other failure counts.
+RERUNS_MAX = 2
+PULSE = Pulse()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _pulse() -> Iterator[None]:
+    """Somebody feels the machine's pulse."""
+    with PULSE:
+        yield
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Any test may be stopped by the machine."""
+    for item in items:
+        item.add_marker(pytest.mark.flaky(reruns=RERUNS_MAX, condition=PULSE.stood_still))
+
+
+def pytest_runtest_logstart() -> None:
+    """A test begins, perhaps again."""
+    PULSE.begin()
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -64,7 +88,12 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> Turns:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """List what was not tested, and why."""
+    """List what was not tested, and what was tested again, and why."""
+    again = terminalreporter.getreports("rerun")
+    if again:
+        terminalreporter.section(f"RUN AGAIN, as the machine stood still: {len(again)}", yellow=True, bold=True)
+    for report in again:
+        terminalreporter.line(f"{report.nodeid}: {_last_line(report)}", yellow=True)
     skipped = terminalreporter.getreports("skipped")
     if not skipped:
         return
@@ -72,6 +101,12 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     for report in skipped:
         _, _, reason = report.longrepr
         terminalreporter.line(f"{report.nodeid}: {reason.removeprefix('Skipped: ')}", red=True)
+
+
+def _last_line(report: pytest.TestReport) -> str:
+    """What the failure came to."""
+    crash = getattr(report.longrepr, "reprcrash", None)
+    return str(crash.message if crash else report.longrepr).partition("\n")[0]
 
 
 def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:

@@ -24,6 +24,8 @@ from databases import Databases, split_of
 from support import NOON, SMALL, install
 
 DRAW = "/api/v1/raffle/activity/draw"
+ASKED_MAX = 20
+ASK_AGAIN_SECONDS = 0.2
 
 #: Skus that end a user's draws one way each: sku 21 for good, 22 for the month, 23 for the day.
 ENDING = """
@@ -44,6 +46,15 @@ class Served:
     def draw(self, user_id: str, **more: object) -> httpx.Response:
         """One draw in activity 1."""
         return self.client.post(DRAW, json={"userId": user_id, "activityId": 1, **more})
+
+    def draw_patiently(self, user_id: str, request_id: str) -> httpx.Response:
+        """One draw as careful clients make it: a 503 is asked again, with the same id."""
+        for _ in range(ASKED_MAX):
+            answer = self.draw(user_id, requestId=request_id)
+            if answer.status_code != 503:
+                break
+            sleep(ASK_AGAIN_SECONDS)
+        return answer
 
 
 def free_port() -> int:
