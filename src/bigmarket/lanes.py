@@ -1,8 +1,9 @@
 """The group-commit writers: one lane is one thread, one queue, one transaction at a time.
 
 A lane takes everything that queued up while it committed (no timer, no waiting), lets its desk (desks.py) serve it in
-one transaction and hands all answers over at once. Users are hashed to lanes, so the requests of one user never race
-each other inside a process; across processes the database's locks decide.
+one transaction and hands all answers over at once. A shard's first lane serves alone while it keeps up: a few large
+transactions cost less than many small ones. Else users are hashed to all lanes, so that the requests of one user
+rarely race each other inside a process; where they do, as across processes, the database's locks decide.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from itertools import chain
 from queue import Empty, SimpleQueue
 from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 from zlib import crc32
@@ -36,6 +38,8 @@ SPLIT_SECONDS_MAX = 1.2  # nor is one halved that keeps losing races
 WAIT_SHARE = 0.25  # of the longest wait in the queue is what a new request may have to expect
 STUCK_SHARE = 0.7  # of it may the first in the queue have waited
 PACE_SHARE = 0.3  # of the newest batch in what is thought of the next ones
+SPREAD_AT = 100  # requests in hand; so many keep more than one lane busy with large batches
+SPREAD_SECONDS = 0.03  # a transaction that takes longer waits, for a lock or a distant database; others need not
 LOG_SECONDS = 1.0  # a failing lane says so once in this time
 SETTLE_ATTEMPTS_MAX = 5
 SETTLE_WAIT_SECONDS = 0.2
@@ -159,6 +163,7 @@ class Lane(Generic[Made]):
         self._log_again_at = 0.0
         self._failures_unlogged = 0
         self._began = 0.0
+        self._serving = 0
         self._head_at = 0.0  # the first in the queue came no earlier
         self._seconds_each = 0.0  # that a request in a large batch takes, of late
         self.batches = self.made = self.refusals = self.troubles = self.retries = 0
@@ -188,6 +193,10 @@ class Lane(Generic[Made]):
             or time.monotonic() - self._head_at > self._stuck_seconds
         )
 
+    def keeps_up(self, now: float) -> bool:
+        """Whether its transaction, if one is under way, is not a long one."""
+        return not self._serving or now - self._began < SPREAD_SECONDS
+
     def stop(self, *, timeout_seconds: float) -> bool:
         """Serve what is queued, then end; whether that was done in time."""
         self._accepting = False
@@ -200,14 +209,21 @@ class Lane(Generic[Made]):
         """Requests in the queue now."""
         return self._queue.qsize()
 
+    @property
+    def in_hand(self) -> int:
+        """Requests that are not answered yet."""
+        return self._queue.qsize() + self._serving
+
     def _run(self) -> None:
         last = False
         while not last:
             batch, last = self._gather()
+            self._began, self._serving = time.monotonic(), len(batch)
             try:
                 self._answer(self._in_time(batch))
             except Exception:
                 log.exception("answers were lost; their callers learn the outcome by their request id")
+            self._serving = 0
 
     def _gather(self) -> tuple[list[Submission], bool]:
         """Wait for a first request, then take what else is there already; True when the lane was told to stop."""
@@ -227,7 +243,7 @@ class Lane(Generic[Made]):
 
     def _in_time(self, batch: list[Submission]) -> list[Submission]:
         """The batch without the requests that waited too long, which are answered here."""
-        oldest = time.monotonic() - self._settings.queue_seconds
+        oldest = self._began - self._settings.queue_seconds
         if not batch or batch[0].queued_at >= oldest:  # a queue: nobody waits longer than the first
             return batch
         late = [s for s in batch if s.queued_at < oldest]
@@ -238,7 +254,6 @@ class Lane(Generic[Made]):
     def _answer(self, batch: list[Submission]) -> None:
         if not batch:
             return
-        self._began = time.monotonic()
         now_ms = self._now_ms()
         order_ids, request = self._ids.make_many(now_ms, len(batch)), self._desk.request
         requests = [request(order_id, *s.asked) for order_id, s in zip(order_ids, batch, strict=True)]
@@ -402,19 +417,21 @@ class LaneSet(Generic[Made]):
         hand_over: Callable[[Settled], None] = set_futures,
     ) -> None:
         self._shard_of = shard_of
-        self._lanes_each = settings.lanes
-        self.lanes = tuple(
-            Lane(
-                shard.desk,
-                now_ms=now_ms,
-                ids=ids,
-                hand_over=hand_over,
-                hand_tasks=shard.hand_tasks,
-                settings=settings,
-            )
+        self._by_shard = [
+            [
+                Lane(
+                    shard.desk,
+                    now_ms=now_ms,
+                    ids=ids,
+                    hand_over=hand_over,
+                    hand_tasks=shard.hand_tasks,
+                    settings=settings,
+                )
+                for _ in range(settings.lanes)
+            ]
             for shard in shards
-            for _ in range(settings.lanes)
-        )
+        ]
+        self.lanes = tuple(chain.from_iterable(self._by_shard))
 
     @property
     def noun(self) -> str:
@@ -443,10 +460,15 @@ class LaneSet(Generic[Made]):
 
         ``user_id`` and ``asked`` are what the desk's ``request`` takes.
         """
-        lanes = self.lanes
-        each = self._lanes_each
-        lane = lanes[self._shard_of(user_id) * each + (crc32(user_id.encode()) % each if each > 1 else 0)]
-        lane.submit(Submission((user_id, *asked), time.monotonic(), reply))
+        now = time.monotonic()
+        self._lane_for(user_id, now).submit(Submission((user_id, *asked), now, reply))
+
+    def _lane_for(self, user_id: str, now: float) -> Lane[Made]:
+        lanes = self._by_shard[self._shard_of(user_id)]
+        first = lanes[0]
+        if len(lanes) == 1 or (first.keeps_up(now) and sum([lane.in_hand for lane in lanes]) < SPREAD_AT):
+            return first
+        return lanes[crc32(user_id.encode()) % len(lanes)]
 
     def ask(self, user_id: str, *asked: Any, timeout_seconds: float) -> Made:
         """Submit and wait (with the default hand-over). Raises the refusal; after the time-out ``OutcomeUnknown``,

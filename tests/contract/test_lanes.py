@@ -9,6 +9,7 @@ from concurrent.futures import Future
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from zlib import crc32
 
 import pytest
 
@@ -17,10 +18,11 @@ from bigmarket.desks import DrawDesk
 from bigmarket.draw import Answer, Drawn, Outcome
 from bigmarket.errors import Contention, OutcomeUnknown, Overloaded, StorageFull, Trouble
 from bigmarket.ids import Ids
-from bigmarket.lanes import LaneSet, LaneSettings, LaneShard, Submission
+from bigmarket.lanes import SPREAD_AT, SPREAD_SECONDS, LaneSet, LaneSettings, LaneShard, Submission
 from bigmarket.storage.campaigns import load_live
 from bigmarket.storage.contract import Store
 from bigmarket.storage.sqlite import SqliteStore
+from databases import on_mysql
 from support import NOON, assert_healthy, count, give, install, small_campaign
 
 WAIT = 20.0
@@ -88,13 +90,23 @@ def test_a_full_queue_refuses_at_once(store: Store, users: list[str]) -> None:
     assert count(store, "SELECT COUNT(*) FROM user_raffle_order") == 5
 
 
-def test_users_hashed_to_several_lanes_all_draw(store: Store, users: list[str]) -> None:
+def test_many_users_are_hashed_to_several_lanes_and_all_draw(store: Store, users: list[str]) -> None:
     lanes = lanes_on(store, settings=LaneSettings(lanes=3, queue_seconds=WAIT))
+    futures = submit(lanes, users * (2 * SPREAD_AT // len(users)))
     lanes.start()
-    assert all(isinstance(a, Drawn) for a in answers(submit(lanes, users * 5)))
+    assert all(isinstance(a, Drawn) for a in answers(futures))
     assert lanes.stop(timeout_seconds=WAIT)
     assert all(stats.made for stats in lanes.stats())
     assert_healthy(store)
+
+
+def test_few_share_the_transactions_of_the_first_lane(store: Store, users: list[str]) -> None:
+    lanes = lanes_on(store, settings=LaneSettings(lanes=3, queue_seconds=WAIT))
+    futures = submit(lanes, users)
+    lanes.start()
+    assert all(isinstance(a, Drawn) for a in answers(futures))
+    assert lanes.stop(timeout_seconds=WAIT)
+    assert [stats.batches for stats in lanes.stats()] == [1, 0, 0]
 
 
 @pytest.fixture
@@ -112,6 +124,57 @@ class _Wrapped:
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._store, name)
+
+
+class _Held(_Wrapped):
+    """Lets the transaction of one user wait until it is ``released``."""
+
+    def __init__(self, store: Store, user_id: str) -> None:
+        super().__init__(store)
+        self._user_id = user_id
+        self.begun, self.released = threading.Event(), threading.Event()
+
+    @contextmanager
+    def drawing(self) -> Iterator[Any]:
+        with self._store.drawing() as tx:
+            load = tx.load
+
+            def held(requests: Sequence[Any]) -> Any:
+                if any(r.user_id == self._user_id for r in requests):
+                    self.begun.set()
+                    assert self.released.wait(WAIT)
+                return load(requests)
+
+            tx.load = held  # type: ignore[method-assign]
+            yield tx
+
+
+@on_mysql
+@pytest.mark.parametrize("spreads", [True, False], ids=["as it is", "switched off"])
+def test_while_the_first_lane_is_held_up_the_others_go_on(
+    store: Store, users: list[str], monkeypatch: pytest.MonkeyPatch, spreads: bool
+) -> None:
+    """On MySQL, as SQLite has one writer; who is hashed to the first lane waits all the same."""
+    if not spreads:
+        monkeypatch.setattr("bigmarket.lanes.SPREAD_SECONDS", 600.0)
+    held = _Held(store, users[0])
+    lanes = lanes_on(held, settings=LaneSettings(lanes=2, queue_seconds=WAIT))
+    lanes.start()
+    (first,) = submit(lanes, users[:1])
+    assert held.begun.wait(WAIT)
+    time.sleep(2 * SPREAD_SECONDS)
+    others = submit(lanes, users[1:])
+    if spreads:
+        hashed = [crc32(user.encode()) % 2 for user in users[1:]]
+        beside = [future for future, lane in zip(others, hashed, strict=True) if lane == 1]
+        assert all(isinstance(a, Drawn) for a in answers(beside))
+    else:
+        assert lanes.lanes[0].waiting == len(others)
+    assert not first.done()
+    held.released.set()
+    assert all(isinstance(a, Drawn) for a in answers([first, *others]))
+    assert lanes.stop(timeout_seconds=WAIT)
+    assert_healthy(store)
 
 
 class _Poisoned(_Wrapped):
