@@ -235,7 +235,10 @@ def engine_of(tx: Any) -> str:
 
 def run_in(tx: Any, sql: str) -> None:
     """Run a statement in the open transaction of either engine."""
-    (tx._bulk._cursor if engine_of(tx) == "mysql" else tx._bulk._connection).execute(sql)
+    if engine_of(tx) == "mysql":
+        tx._bulk._wire.run([sql.encode()])
+    else:
+        tx._bulk._connection.execute(sql)
 
 
 class _Toothless(_Untrue):

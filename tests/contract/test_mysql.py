@@ -38,7 +38,8 @@ from bigmarket.storage import schema as t
 from bigmarket.storage import tasks
 from bigmarket.storage.campaigns import load_live
 from bigmarket.storage.migrate import migrate
-from bigmarket.storage.mysql import FRESH_SECONDS, MySqlStore
+from bigmarket.storage.mysql import _WIRE, FRESH_SECONDS, MySqlStore
+from bigmarket.storage.mysql_wire import Wire
 from databases import MYSQL, Databases, on_mysql
 from serving import eventually
 from support import IDS, NOON, assert_healthy, count, facts, give, install, small_campaign
@@ -113,28 +114,25 @@ def assert_nothing_drawn(store: MySqlStore) -> None:
 
 
 class Counted:
-    """A cursor that counts what is sent."""
+    """A wire that counts what is sent."""
 
-    def __init__(self, cursor: Any) -> None:
-        self._cursor = cursor
+    def __init__(self, wire: Wire) -> None:
+        self._wire = wire
         self.sent: list[bytes] = []
 
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._cursor, name)
-
-    def execute(self, query: bytes) -> object:
-        self.sent.append(query)
-        return self._cursor.execute(query)
+    def run(self, statements: Sequence[bytes]) -> list[Any]:
+        self.sent.append(b";".join(statements))
+        return self._wire.run(statements)
 
 
 def packets(store: MySqlStore, live: dict[int, LiveActivity], users: Sequence[str]) -> list[bytes]:
     """What a transaction of so many draws sends, its commit aside."""
     with store.drawing() as tx:
         bulk: Any = tx._bulk
-        bulk._cursor = cursor = Counted(bulk._cursor)
+        bulk._wire = wire = Counted(bulk._wire)
         answers = draw_batch(tx, [DrawRequest(IDS.make(NOON), u, 1, None) for u in users], live=live, now_ms=NOON)
     assert {type(answer) for answer in answers.answers} == {Drawn}
-    return cursor.sent
+    return wire.sent
 
 
 def test_what_was_rolled_before_is_read_along_with_the_accounts(
@@ -397,9 +395,13 @@ def kill_all(databases: Databases, store: MySqlStore) -> None:
 
 def number_of(tx: Any) -> int:
     """The server's number of the transaction's connection."""
-    cursor = tx._bulk._cursor
-    cursor.execute("SELECT CONNECTION_ID()")
-    return int(cursor.fetchone()[0])
+    return number_on(tx._bulk._wire)
+
+
+def number_on(wire: Wire) -> int:
+    """The server's number of the connection."""
+    (number,) = wire.run([b"SELECT CONNECTION_ID()"])
+    return int(number)
 
 
 @pytest.mark.parametrize("step", ["load", "load_stock", "apply"])
@@ -488,23 +490,19 @@ def test_cold_paths_recover_from_a_restart_after_one_error_at_most(
 
 
 class LosesTheCommit:
-    """A pooled connection that is lost at its commit: ``after`` or before the server did it."""
+    """The wire of a connection that is lost at its commit: ``after`` or before the server did it."""
 
-    def __init__(self, connection: Any, lose: Callable[[int], None], *, after: bool) -> None:
-        self._connection = connection
+    def __init__(self, wire: Wire, lose: Callable[[int], None], *, after: bool) -> None:
+        self._wire = wire
         self._lose = lose
         self._after = after
 
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._connection, name)
-
-    def commit(self) -> None:
-        if self._after:
-            self._connection.commit()
-        cursor = self._connection.cursor()
-        cursor.execute("SELECT CONNECTION_ID()")
-        self._lose(int(cursor.fetchone()[0]))
-        self._connection.commit()
+    def run(self, statements: Sequence[bytes]) -> list[Any]:
+        if statements == [b"COMMIT"]:
+            if self._after:
+                self._wire.run(statements)
+            self._lose(number_on(self._wire))
+        return self._wire.run(statements)
 
 
 @pytest.mark.parametrize("after", [True, False], ids=["committed", "not committed"])
@@ -550,7 +548,7 @@ def losing(
         connection = begun()
         if left:
             left.clear()
-            return LosesTheCommit(connection, lose, after=after)
+            connection.info[_WIRE] = LosesTheCommit(connection.info[_WIRE], lose, after=after)
         return connection
 
     monkeypatch.setattr(store, "_begun", begun_to_lose)

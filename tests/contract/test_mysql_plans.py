@@ -19,6 +19,7 @@ from bigmarket.storage.campaigns import load_live
 from bigmarket.storage.contract import Store
 from bigmarket.storage.draw_tx import SqlDrawTx
 from bigmarket.storage.exchange_tx import SqlExchangeTx
+from bigmarket.storage.mysql_wire import DriverWire
 from databases import Databases
 from support import IDS, NOON, count, install, small_campaign
 
@@ -122,29 +123,28 @@ def small(request: pytest.FixtureRequest, databases: Databases) -> Iterator[Stor
 
 
 class Noted:
-    """A cursor that notes the plan of every statement, but for INSERTs, before it runs it."""
+    """A wire that notes the plan of every statement, but for INSERTs, before it runs it."""
 
-    def __init__(self, cursor: Any, plans: list[Plan]) -> None:
-        self._cursor = cursor
+    def __init__(self, wire: Any, plans: list[Plan]) -> None:
+        self._wire = wire
+        self._cursor = (wire._connection if isinstance(wire, DriverWire) else wire).cursor()
         self._plans = plans
 
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._cursor, name)
-
-    def execute(self, query: bytes) -> object:
-        if not query.lstrip().startswith(b"INSERT"):
-            self._cursor.execute(b"EXPLAIN " + query)
-            columns = [column[0] for column in self._cursor.description]
-            statement = " ".join(query.decode().split())
-            self._plans += [(statement, dict(zip(columns, row, strict=True))) for row in self._cursor.fetchall()]
-        return self._cursor.execute(query)
+    def run(self, statements: Sequence[bytes]) -> list[Any]:
+        for query in statements:
+            if not query.lstrip().startswith(b"INSERT"):
+                self._cursor.execute(b"EXPLAIN " + query)
+                columns = [column[0] for column in self._cursor.description]
+                statement = " ".join(query.decode().split())
+                self._plans += [(statement, dict(zip(columns, row, strict=True))) for row in self._cursor.fetchall()]
+        return self._wire.run(statements)
 
 
 @contextmanager
 def noted(tx: Any) -> Iterator[list[Plan]]:
     """The plans of what runs inside the block, one statement after the other."""
     plans: list[Plan] = []
-    tx._bulk._cursor = Noted(tx._bulk._cursor, plans)
+    tx._bulk._wire = Noted(tx._bulk._wire, plans)
     together, all_of = tx._bulk.write_all, tx._bulk.select_all
 
     def one_by_one(writes: Sequence[Write]) -> list[int]:

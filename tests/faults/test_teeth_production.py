@@ -149,9 +149,9 @@ def race(store: MySqlStore, users: tuple[str, str], *, off: Collection[str]) -> 
     def draw(user_id: str) -> Drawn | Exception:
         request = DrawRequest(IDS.make(now_ms()), user_id, 1, None)
         try:
-            with store._transaction() as cursor:
+            with store._transaction() as bulk:
                 how = {"split": store.split, "grace_ms": 0, "rolled": Rolled()}
-                tx = RacingTx(MySqlBulk(cursor), off=off, barrier=barrier, **how)
+                tx = RacingTx(bulk, off=off, barrier=barrier, **how)
                 (answer,) = draw_batch(tx, [request], live=live, now_ms=now_ms()).answers
         except Exception as fault:  # noqa: BLE001  what a racer that lost is told
             return fault
@@ -230,8 +230,8 @@ class RepeatsEffects(MySqlStore):
     @contextmanager
     def delivering(self) -> Iterator[SqlDeliveryTx]:
         """One delivery transaction."""
-        with self._transaction() as cursor:
-            yield RepeatsEffectsTx(MySqlBulk(cursor), DELIVERY, split=self.split)
+        with self._transaction() as bulk:
+            yield RepeatsEffectsTx(bulk, DELIVERY, split=self.split)
 
 
 class RepeatsEffectsTx(SqlDeliveryTx):

@@ -6,7 +6,6 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 from bigmarket import app
 from bigmarket.api.server import serve
@@ -69,8 +68,8 @@ class ForgetfulTx(SqliteDrawTx):
 class TasksLate(MySqlStore):
     """Means to write the tasks in a transaction of their own, when it finds the time."""
 
-    def _draw_tx(self, cursor: Any) -> MySqlDrawTx:
-        return TasksLateTx(MySqlBulk(cursor), split=self.split, grace_ms=0, rolled=self._rolled)
+    def _draw_tx(self, bulk: MySqlBulk) -> MySqlDrawTx:
+        return TasksLateTx(bulk, split=self.split, grace_ms=0, rolled=self._rolled)
 
 
 class TasksLateTx(MySqlDrawTx):

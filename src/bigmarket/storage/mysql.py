@@ -15,7 +15,7 @@ from typing import Any
 
 from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url, text
 from sqlalchemy import exc as sa_exc
-from sqlalchemy.pool import PoolProxiedConnection
+from sqlalchemy.pool import ConnectionPoolEntry, PoolProxiedConnection
 
 from bigmarket.activity.behavior import Behaved
 from bigmarket.activity.exchange import Exchanged
@@ -33,6 +33,7 @@ from bigmarket.storage.mysql_draw import MySqlDrawTx, Rolled
 from bigmarket.storage.mysql_exchange import STATEMENTS as EXCHANGE
 from bigmarket.storage.mysql_look import STATEMENTS as LOOK
 from bigmarket.storage.mysql_rebate import STATEMENTS as REBATE
+from bigmarket.storage.mysql_wire import Wire, WiredConnection, wire_of
 from bigmarket.storage.outbox_store import OutboxStore
 from bigmarket.storage.rebate_tx import SqlBehaviorTx
 from bigmarket.storage.recharging import SqlRechargeTx
@@ -65,7 +66,7 @@ _READ_ONLY = (1290, 1792, 1836)
 _NO_ENTRY = (1044, 1045, 1698)
 _NO_DATABASE = 1049
 _TABLE_EXISTS = 1050
-_FRESH_UNTIL = "fresh_until"  # in a connection's info, by time.monotonic()
+_FRESH_UNTIL, _WIRE = "fresh_until", "wire"  # in a hot connection's info; the first by time.monotonic()
 _UNKNOWN = "The connection was lost at the commit, so its outcome is not known yet; repeat the request to learn it."
 
 
@@ -89,47 +90,47 @@ class MySqlStore(OutboxStore):
     @contextmanager
     def drawing(self) -> Iterator[MySqlDrawTx]:
         """One draw transaction (lanes.py says what may be raised)."""
-        with self._transaction() as cursor:
-            yield self._draw_tx(cursor)
+        with self._transaction() as bulk:
+            yield self._draw_tx(bulk)
 
     def find_draws(self, draws: Sequence[Drawn]) -> Mapping[str, Drawn]:
         """Those of ``draws`` that exist, by order id; waits for a commit that is under way."""
-        with self._transaction() as cursor:
-            return self._draw_tx(cursor).find_draws(draws)
+        with self._transaction() as bulk:
+            return self._draw_tx(bulk).find_draws(draws)
 
     @contextmanager
     def behaving(self) -> Iterator[SqlBehaviorTx]:
         """One transaction of behaviors."""
-        with self._transaction() as cursor:
-            yield self._behavior_tx(cursor)
+        with self._transaction() as bulk:
+            yield self._behavior_tx(bulk)
 
     def find_behaved(self, answers: Sequence[Behaved]) -> set[str]:
         """The order ids of those of ``answers`` that exist; waits for a commit that is under way."""
-        with self._transaction() as cursor:
-            return self._behavior_tx(cursor).find_behaved(answers)
+        with self._transaction() as bulk:
+            return self._behavior_tx(bulk).find_behaved(answers)
 
     @contextmanager
     def exchanging(self) -> Iterator[SqlExchangeTx]:
         """One exchange transaction."""
-        with self._transaction() as cursor:
-            yield self._exchange_tx(cursor)
+        with self._transaction() as bulk:
+            yield self._exchange_tx(bulk)
 
     def find_payments(self, purchases: Sequence[Exchanged]) -> Mapping[str, str]:
         """The out_business_no of each payment that is written, by order id; waits for a commit that is under way."""
-        with self._transaction() as cursor:
-            return self._exchange_tx(cursor).find_payments(purchases)
+        with self._transaction() as bulk:
+            return self._exchange_tx(bulk).find_payments(purchases)
 
     @contextmanager
     def looking(self) -> Iterator[SqlLookTx]:
         """One transaction that only reads."""
-        with self._transaction() as cursor:
-            yield SqlLookTx(MySqlBulk(cursor), LOOK)
+        with self._transaction() as bulk:
+            yield SqlLookTx(bulk, LOOK)
 
     @contextmanager
     def delivering(self) -> Iterator[SqlDeliveryTx]:
         """One delivery transaction."""
-        with self._transaction() as cursor:
-            yield SqlDeliveryTx(MySqlBulk(cursor), DELIVERY, split=self.split)
+        with self._transaction() as bulk:
+            yield SqlDeliveryTx(bulk, DELIVERY, split=self.split)
 
     @contextmanager
     def recharging(self, user_id: str) -> Iterator[SqlRechargeTx]:
@@ -139,8 +140,8 @@ class MySqlStore(OutboxStore):
 
     def finish_tasks(self, message_ids: Sequence[str]) -> None:
         """Delete tasks that are done, by their key: the relay does so after every batch."""
-        with self._transaction() as cursor:
-            SqlDeliveryTx(MySqlBulk(cursor), DELIVERY, split=self.split).finish_tasks(message_ids)
+        with self._transaction() as bulk:
+            SqlDeliveryTx(bulk, DELIVERY, split=self.split).finish_tasks(message_ids)
 
     @contextmanager
     def writing(self) -> Iterator[Connection]:
@@ -211,14 +212,14 @@ class MySqlStore(OutboxStore):
         self._quick.dispose()
         self._patient.dispose()
 
-    def _draw_tx(self, cursor: Any) -> MySqlDrawTx:
-        return MySqlDrawTx(MySqlBulk(cursor), split=self.split, grace_ms=self._grace_ms, rolled=self._rolled)
+    def _draw_tx(self, bulk: MySqlBulk) -> MySqlDrawTx:
+        return MySqlDrawTx(bulk, split=self.split, grace_ms=self._grace_ms, rolled=self._rolled)
 
-    def _behavior_tx(self, cursor: Any) -> SqlBehaviorTx:
-        return SqlBehaviorTx(MySqlBulk(cursor), REBATE, split=self.split, grace_ms=self._grace_ms)
+    def _behavior_tx(self, bulk: MySqlBulk) -> SqlBehaviorTx:
+        return SqlBehaviorTx(bulk, REBATE, split=self.split, grace_ms=self._grace_ms)
 
-    def _exchange_tx(self, cursor: Any) -> SqlExchangeTx:
-        return SqlExchangeTx(MySqlBulk(cursor), DELIVERY, EXCHANGE, split=self.split)
+    def _exchange_tx(self, bulk: MySqlBulk) -> SqlExchangeTx:
+        return SqlExchangeTx(bulk, DELIVERY, EXCHANGE, split=self.split)
 
     @contextmanager
     def _quickly(self) -> Iterator[Connection]:
@@ -227,8 +228,8 @@ class MySqlStore(OutboxStore):
             yield connection
 
     @contextmanager
-    def _transaction(self) -> Iterator[Any]:
-        """A cursor in a transaction of the hot pool: committed when the block ends, rolled back when it raises.
+    def _transaction(self) -> Iterator[MySqlBulk]:
+        """A transaction of the hot pool: committed when the block ends, rolled back when it raises.
 
         After a lock wait that took too long the transaction would still be open and half done, so whatever is raised
         rolls it back. A connection that is lost at the commit leaves its outcome unknown; a connection that cannot
@@ -236,15 +237,14 @@ class MySqlStore(OutboxStore):
         """
         with translated(self.url):
             connection = self._begun()
+            wire: Wire = connection.info[_WIRE]
             try:
-                cursor = connection.cursor()
-                yield cursor
-                cursor.close()
+                yield MySqlBulk(wire)
             except BaseException:
                 _give_back(connection)
                 raise
             try:
-                connection.commit()
+                wire.run([b"COMMIT"])
             except Exception as error:
                 connection.invalidate()
                 if _code_of(error) in _ROLLED_BACK:
@@ -265,7 +265,7 @@ class MySqlStore(OutboxStore):
             if time.monotonic() < connection.info.get(_FRESH_UNTIL, 0.0):
                 return connection
             try:
-                _begin(connection)
+                connection.info[_WIRE].run([b"START TRANSACTION"])
             except BaseException as error:
                 connection.invalidate()
                 if _code_of(error) not in _LOST or time.monotonic() > give_up_at:
@@ -287,12 +287,6 @@ def _committed(engine: Engine) -> Iterator[Connection]:
                 if _code_of(error) in _ROLLED_BACK:
                     raise
                 raise OutcomeUnknown(_UNKNOWN) from error
-
-
-def _begin(connection: PoolProxiedConnection) -> None:
-    cursor = connection.cursor()
-    cursor.execute("START TRANSACTION")
-    cursor.close()
 
 
 def _give_back(connection: PoolProxiedConnection) -> None:
@@ -337,8 +331,11 @@ def _engine(url: URL, *, pool: int, answer_seconds: int) -> Engine:
         },
     )
 
+    if engine.driver == "pymysql" and not patient:
+        event.listen(engine, "do_connect", lambda _dialect, _record, _args, settings: WiredConnection(**settings))
+
     @event.listens_for(engine, "connect")
-    def _prepare(connection: Any, _: object) -> None:
+    def _prepare(connection: Any, record: ConnectionPoolEntry) -> None:
         cursor = connection.cursor()
         cursor.execute("SELECT VERSION()")
         (version,) = cursor.fetchone()
@@ -359,6 +356,7 @@ def _engine(url: URL, *, pool: int, answer_seconds: int) -> Engine:
                 else ("max_execution_time", STATEMENT_SECONDS * 1000)
             )
             cursor.execute(f"SET SESSION {limit[0]} = {limit[1]}")
+            record.info[_WIRE] = wire_of(connection)
         cursor.close()
 
     return engine

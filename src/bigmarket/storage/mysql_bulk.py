@@ -7,10 +7,11 @@ table.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Any
 
 from bigmarket.storage.bulk import Row, Write, chunked, decode_rows
 from bigmarket.storage.mysql_literals import literal, literals
+from bigmarket.storage.mysql_wire import Wire
 
 _LIST, _TABLE = b"{rows}", b"{table}"
 _UNION = b" UNION ALL SELECT "
@@ -20,24 +21,6 @@ _KEYS = b") IN ({rows})"  # row values, looked up by a key of several columns
 #: Behind the table of a statement that locks. A small table would be read as a whole, and a locking read waits for
 #: every locked row that it comes across, whether it is asked for or not.
 BY_KEY = "FORCE INDEX (PRIMARY)"
-
-
-class Cursor(Protocol):
-    """What is used of a driver's cursor."""
-
-    rowcount: int
-
-    def execute(self, query: bytes) -> object:
-        """Run a statement."""
-        ...
-
-    def fetchone(self) -> Any:
-        """The next row."""
-        ...
-
-    def nextset(self) -> object:
-        """Go on to what the next statement of several came to."""
-        ...
 
 
 def in_one(*columns: str) -> str:
@@ -63,10 +46,10 @@ def filled(template: str, rows: Sequence[Row], before: Row = ()) -> bytes:
 
 
 class MySqlBulk:
-    """``Bulk`` on the cursor of a connection whose transaction is open."""
+    """``Bulk`` on the wire of a connection whose transaction is open."""
 
-    def __init__(self, cursor: Cursor) -> None:
-        self._cursor = cursor
+    def __init__(self, wire: Wire) -> None:
+        self._wire = wire
 
     def select(self, template: str, keys: Sequence[Row]) -> list[list[Any]]:
         """Rows found for any of ``keys``."""
@@ -79,12 +62,8 @@ class MySqlBulk:
         parts = [(place, part) for place, (_, keys) in enumerate(asked) for part in chunked(keys)]
         if not parts:
             return found
-        cursor = self._cursor
-        cursor.execute(b";".join([filled(asked[place][0], part) for place, part in parts]))
-        for number, (place, _) in enumerate(parts):
-            if number:
-                cursor.nextset()
-            (rows,) = cursor.fetchone()
+        came = self._wire.run([filled(asked[place][0], part) for place, part in parts])
+        for (place, _), rows in zip(parts, came, strict=True):
             if rows is not None:  # no row at all
                 found[place] += decode_rows(rows)
         return found
@@ -99,10 +78,7 @@ class MySqlBulk:
         parts = [(place, part) for place, write in enumerate(writes) for part in chunked(write.rows)]
         if not parts:
             return changed
-        cursor = self._cursor
-        cursor.execute(b";".join([filled(writes[n].template, part, writes[n].before) for n, part in parts]))
-        for number, (place, _) in enumerate(parts):
-            if number:
-                cursor.nextset()
-            changed[place] += cursor.rowcount
+        came = self._wire.run([filled(writes[n].template, part, writes[n].before) for n, part in parts])
+        for (place, _), rows in zip(parts, came, strict=True):
+            changed[place] += rows
         return changed
