@@ -17,6 +17,7 @@ import pytest
 from sqlalchemy import insert, text, update
 
 from bigmarket.activity.model import LiveActivity
+from bigmarket.activity.stock import GuardMissed
 from bigmarket.bus.in_process import InProcessBus
 from bigmarket.desks import DrawDesk
 from bigmarket.draw import Answer, AwardRecordRow, Drawn, DrawRequest, Outcome, draw_batch
@@ -39,6 +40,7 @@ from bigmarket.storage import tasks
 from bigmarket.storage.campaigns import load_live
 from bigmarket.storage.migrate import migrate
 from bigmarket.storage.mysql import _WIRE, FRESH_SECONDS, MySqlStore
+from bigmarket.storage.mysql_draw import MySqlDrawTx
 from bigmarket.storage.mysql_wire import Wire
 from databases import MYSQL, Databases, on_mysql
 from serving import eventually
@@ -126,13 +128,13 @@ class Counted:
 
 
 def packets(store: MySqlStore, live: dict[int, LiveActivity], users: Sequence[str]) -> list[bytes]:
-    """What a transaction of so many draws sends, its commit aside."""
+    """What a transaction of so many draws sends."""
     with store.drawing() as tx:
         bulk: Any = tx._bulk
         bulk._wire = wire = Counted(bulk._wire)
         answers = draw_batch(tx, [DrawRequest(IDS.make(NOON), u, 1, None) for u in users], live=live, now_ms=NOON)
     assert {type(answer) for answer in answers.answers} == {Drawn}
-    return wire.sent
+    return [*wire.sent, b";".join([*bulk.last, b"COMMIT"])]
 
 
 def test_what_was_rolled_before_is_read_along_with_the_accounts(
@@ -404,7 +406,7 @@ def number_on(wire: Wire) -> int:
     return int(number)
 
 
-@pytest.mark.parametrize("step", ["load", "load_stock", "apply"])
+@pytest.mark.parametrize("step", ["load", "load_stock"])
 def test_a_connection_killed_before_a_step_is_trouble_that_spent_nothing(
     store: MySqlStore, databases: Databases, live: dict[int, LiveActivity], step: str
 ) -> None:
@@ -497,8 +499,12 @@ class LosesTheCommit:
         self._lose = lose
         self._after = after
 
+    @property
+    def answered(self) -> int:
+        return self._wire.answered
+
     def run(self, statements: Sequence[bytes]) -> list[Any]:
-        if statements == [b"COMMIT"]:
+        if statements[-1] == b"COMMIT":
             if self._after:
                 self._wire.run(statements)
             self._lose(number_on(self._wire))
@@ -586,6 +592,64 @@ def test_whoever_looks_for_draws_waits_for_the_commit_under_way(
         except KeyError:
             pass
         assert looking.result(WAIT) == ({drawn.order_id: drawn} if committed else {})
+
+
+@pytest.mark.parametrize("locks", [True, False], ids=["as it is", "switched off"])
+def test_whoever_looks_waits_for_statements_of_a_lost_connection(
+    store: MySqlStore, live: dict[int, LiveActivity], monkeypatch: pytest.MonkeyPatch, locks: bool
+) -> None:
+    """The answers come too late, as a statement before the COMMIT waits for a lock; the server goes on with both."""
+    give(store, LISTED)
+    monkeypatch.setattr("bigmarket.storage.mysql.ANSWER_SECONDS", 1)
+    with ThreadPoolExecutor(1) as pool, store.writing() as connection, another(store) as hasty:
+        connection.execute(text("SELECT * FROM award_stock FOR UPDATE"))
+        with pytest.raises(OutcomeUnknown), hasty.drawing() as tx:
+            (drawn,) = draw_batch(tx, [DrawRequest(IDS.make(NOON), LISTED, 1, None)], live=live, now_ms=NOON).answers
+        assert isinstance(drawn, Drawn)
+        if not locks:
+            monkeypatch.setattr(MySqlDrawTx, "_load_accounts", lambda *_: [])
+        looking = pool.submit(store.find_draws, [drawn])
+        with suppress(TimeoutError):
+            looking.result(0.5)
+        connection.rollback()
+        assert looking.result(WAIT) == ({drawn.order_id: drawn} if locks else {})
+    eventually(lambda: count(store, "SELECT COUNT(*) FROM user_award_record") == 1)
+    assert_healthy(store)
+
+
+def want_more(tx: Any) -> None:
+    """Let the guard of the account ask for more draws than it has."""
+    guarded = [
+        statement.replace(b"total_count_surplus >= 1 ", b"total_count_surplus >= 1000 ")
+        for statement in tx._bulk.last
+    ]
+    assert guarded != tx._bulk.last
+    tx._bulk.last = guarded
+
+
+def test_a_guard_that_misses_ends_the_packet_before_its_commit(
+    store: MySqlStore, live: dict[int, LiveActivity]
+) -> None:
+    give(store, "ann")
+    with pytest.raises(GuardMissed), store.drawing() as tx:
+        draw_batch(tx, [DrawRequest(IDS.make(NOON), "ann", 1, None)], live=live, now_ms=NOON)
+        want_more(tx)
+    assert count(store, "SELECT COUNT(*) FROM user_raffle_order") == 0
+    assert count(store, "SELECT COUNT(*) FROM user_award_record") == 0
+    assert count(store, "SELECT SUM(sold) FROM award_stock") == 0
+
+
+def test_teeth_without_the_guard_behind_it_a_statement_that_did_nothing_is_committed(
+    store: MySqlStore, live: dict[int, LiveActivity], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("bigmarket.storage.mysql_bulk._GUARD", b"DO %d")
+    give(store, "ann")
+    with store.drawing() as tx:
+        draw_batch(tx, [DrawRequest(IDS.make(NOON), "ann", 1, None)], live=live, now_ms=NOON)
+        want_more(tx)
+    assert count(store, "SELECT COUNT(*) FROM user_award_record") == 1
+    with pytest.raises(AssertionError):
+        assert_healthy(store)
 
 
 # --- limits -------------------------------------------------------------------------------------------------------

@@ -19,6 +19,7 @@ from bigmarket.storage.campaigns import load_live
 from bigmarket.storage.contract import Store
 from bigmarket.storage.draw_tx import SqlDrawTx
 from bigmarket.storage.exchange_tx import SqlExchangeTx
+from bigmarket.storage.mysql_bulk import filled
 from bigmarket.storage.mysql_wire import DriverWire
 from databases import Databases
 from support import IDS, NOON, count, install, small_campaign
@@ -145,15 +146,17 @@ def noted(tx: Any) -> Iterator[list[Plan]]:
     """The plans of what runs inside the block, one statement after the other."""
     plans: list[Plan] = []
     tx._bulk._wire = Noted(tx._bulk._wire, plans)
-    together, all_of = tx._bulk.write_all, tx._bulk.select_all
+    all_of = tx._bulk.select_all
 
-    def one_by_one(writes: Sequence[Write]) -> list[int]:
-        return [sum(together([w._replace(rows=part)])[0] for part in chunked(w.rows)) for w in writes]
+    def one_by_one(writes: Sequence[Write]) -> None:
+        for write in writes:
+            for part in chunked(write.rows):
+                assert tx._bulk._wire.run([filled(write.template, part, write.before)]) == [len(part)]
 
     def each(asked: Sequence[tuple[str, Sequence[Any]]]) -> list[list[list[Any]]]:
         return [[row for part in chunked(keys) for row in all_of([(template, part)])[0]] for template, keys in asked]
 
-    tx._bulk.write_all = one_by_one
+    tx._bulk.finish = one_by_one
     tx._bulk.select_all = each
     yield plans
 

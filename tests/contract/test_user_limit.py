@@ -172,9 +172,9 @@ class _Spy:
         self.templates.append(template)
         return self._bulk.select(template, keys)
 
-    def write_all(self, writes: Sequence[Write]) -> list[int]:
+    def finish(self, writes: Sequence[Write]) -> None:
         self.templates += [write.template for write in writes if write.rows]
-        return self._bulk.write_all(writes)
+        self._bulk.finish(writes)
 
 
 # --- configurations that come and go ------------------------------------------------------------------------------

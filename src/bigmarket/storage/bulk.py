@@ -35,8 +35,12 @@ class Bulk(Protocol):
         """Run an INSERT, UPDATE or DELETE over ``rows``; how many rows of the table it changed."""
         ...
 
-    def write_all(self, writes: Sequence[Write]) -> list[int]:
-        """Run them in order, in one round trip where there is one; how many rows each changed."""
+    def finish(self, writes: Sequence[Write]) -> None:
+        """Run them, in order, as the last of the transaction.
+
+        Raises ``GuardMissed`` when one changed fewer rows than it has: at once, or when the transaction is to be
+        committed, where they travel with the commit.
+        """
         ...
 
 

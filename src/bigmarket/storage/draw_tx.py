@@ -1,7 +1,7 @@
 """The draw's transaction on any engine: the order of its statements, which an engine's own file words.
 
-Guards stay in the statements although the accounts are locked: they are what the promise rests on. A statement whose
-guard did not let every row through is seen before the commit, after those behind it have run: all is rolled back.
+Guards stay in the statements although the accounts are locked: they are what the promise rests on. When one does not
+let every row through, nothing is committed.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from operator import attrgetter, itemgetter
 from typing import Any
 
 from bigmarket.activity.quota import Account
-from bigmarket.activity.stock import GuardMissed, StockKey
+from bigmarket.activity.stock import StockKey
 from bigmarket.draw import AccountKey, Drawn, DrawRequest, OpenOrder, Outcome, Snapshot, Spending, WinKey, Winning
 from bigmarket.outbox.task import Task
 from bigmarket.storage.bulk import Bulk, Row, Write
@@ -90,15 +90,18 @@ class SqlDrawTx(ABC):
         return {(row[0], row[1]): row[2] for row in self._bulk.select(self._sql.load_stock, sorted(wanted))}
 
     def apply(self, outcome: Outcome) -> None:
-        """Idempotency rows first, hot stock rows last, in one round trip; then see whether every guard let them."""
+        """Idempotency rows first, hot stock rows last."""
         writes = [*self._new_rows(outcome), *self._spendings(outcome.spent), *self._wins_counted(outcome.won)]
         writes.append(Write(self._sql.take_stock, [(*key, units) for key, units in sorted(outcome.taken.items())]))
-        for write, changed in zip(writes, self._bulk.write_all(writes), strict=True):
-            if changed != len(write.rows):
-                raise GuardMissed(" ".join(write.template.split()[:3]))
+        self._bulk.finish(writes)
 
     def find_draws(self, draws: Sequence[Drawn]) -> dict[str, Drawn]:
-        """Those of ``draws`` that exist, by order id."""
+        """Those of ``draws`` that exist, by order id.
+
+        Whoever draws locks the accounts first and until the end. So once they are locked here, nothing of those draws
+        is under way, not even in a transaction whose connection was lost before all its statements had run.
+        """
+        self._load_accounts(sorted({(drawn.user_id, drawn.activity_id) for drawn in draws}))
         found: dict[str, Drawn] = {}
         for suffix, some in self._split.parts(draws, attrgetter("user_id")):
             rows = self._bulk.select(at(self._sql.find_draws, suffix), [(drawn.order_id,) for drawn in some])

@@ -58,7 +58,7 @@ JSON_BYTES_MAX = 64 << 20  # MariaDB would cut an aggregated answer at 1 MiB
 
 _LOCK_WAIT_TIMEOUT, _DEADLOCK, _QUERY_LIMITS = 1205, 1213, (1969, 3024, 1317)
 _ROLLED_BACK = (_LOCK_WAIT_TIMEOUT, _DEADLOCK)  # all that a server may answer to a COMMIT that it did not do
-_DUPLICATE = 1062
+_MISSED = {1062: "a unique key", 1690: "the guard of a statement"}
 _FULL = (1021, 1114, 3675, 1041)
 _LOST = (2002, 2003, 2006, 2013, 2014, 2055, 1053, 1927, 4031, 0)
 _TOO_MANY_CONNECTIONS = (1040, 1203, 1226)
@@ -231,21 +231,26 @@ class MySqlStore(OutboxStore):
     def _transaction(self) -> Iterator[MySqlBulk]:
         """A transaction of the hot pool: committed when the block ends, rolled back when it raises.
 
-        After a lock wait that took too long the transaction would still be open and half done, so whatever is raised
-        rolls it back. A connection that is lost at the commit leaves its outcome unknown; a connection that cannot
-        even be rolled back is closed, which makes the server do it.
+        The bulk's last statements travel with the COMMIT, which does not run when one of them fails. After a lock
+        wait that took too long the transaction would still be open and half done, so whatever is raised rolls it
+        back. A connection that is lost meanwhile leaves the outcome unknown; a connection that cannot even be rolled
+        back is closed, which makes the server do it.
         """
         with translated(self.url):
             connection = self._begun()
             wire: Wire = connection.info[_WIRE]
+            bulk = MySqlBulk(wire)
             try:
-                yield MySqlBulk(wire)
+                yield bulk
             except BaseException:
                 _give_back(connection)
                 raise
             try:
-                wire.run([b"COMMIT"])
+                wire.run([*bulk.last, b"COMMIT"])
             except Exception as error:
+                if wire.answered < len(bulk.last) and not _is_lost(error):
+                    _give_back(connection)
+                    raise
                 connection.invalidate()
                 if _code_of(error) in _ROLLED_BACK:
                     raise
@@ -380,8 +385,8 @@ def translated(url: URL) -> Iterator[None]:
 
 def _trouble_of(error: Exception, url: URL) -> Exception | None:
     code = _code_of(error)
-    if code == _DUPLICATE and not isinstance(error, sa_exc.DBAPIError):  # on the hot path: somebody was faster
-        return GuardMissed("a unique key")
+    if code in _MISSED and not isinstance(error, sa_exc.DBAPIError):  # on the hot path: somebody was faster
+        return GuardMissed(_MISSED[code])
     for codes, kind, words in _TROUBLES:
         if code in codes:
             server = f"{url.host}:{url.port or 3306}"
@@ -415,6 +420,12 @@ _TROUBLES: tuple[tuple[tuple[int, ...], type[Trouble], str], ...] = (
     (_READ_ONLY, Trouble, "The database at {server} takes no writes now; nothing was spent."),
     (_LOST, Trouble, "The database at {server} does not answer; nothing was spent."),
 )
+
+
+def _is_lost(error: Exception) -> bool:
+    """Whether it is no answer of the server's, so that nobody knows what the server did."""
+    code = _code_of(error)
+    return code is None or code in _LOST
 
 
 def _code_of(error: BaseException) -> int | None:

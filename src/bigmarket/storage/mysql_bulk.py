@@ -17,6 +17,8 @@ _LIST, _TABLE = b"{rows}", b"{table}"
 _UNION = b" UNION ALL SELECT "
 _KEYS = b") IN ({rows})"  # row values, looked up by a key of several columns
 
+#: Out of range, an error which ends the packet of statements, unless the one before changed so many rows.
+_GUARD = b"SET @guard = 9223372036854775807 + (ROW_COUNT() <> %d)"
 
 #: Behind the table of a statement that locks. A small table would be read as a whole, and a locking read waits for
 #: every locked row that it comes across, whether it is asked for or not.
@@ -50,6 +52,7 @@ class MySqlBulk:
 
     def __init__(self, wire: Wire) -> None:
         self._wire = wire
+        self.last: list[bytes] = []  # what runs with the commit
 
     def select(self, template: str, keys: Sequence[Row]) -> list[list[Any]]:
         """Rows found for any of ``keys``."""
@@ -58,6 +61,7 @@ class MySqlBulk:
 
     def select_all(self, asked: Sequence[tuple[str, Sequence[Row]]]) -> list[list[list[Any]]]:
         """What each template finds for its keys, all asked for in one packet."""
+        assert not self.last, "the transaction was finished"
         found: list[list[list[Any]]] = [[] for _ in asked]
         parts = [(place, part) for place, (_, keys) in enumerate(asked) for part in chunked(keys)]
         if not parts:
@@ -70,15 +74,18 @@ class MySqlBulk:
 
     def write(self, template: str, rows: Sequence[Row]) -> int:
         """Run it over ``rows``; how many rows of the table it changed."""
-        return self.write_all([Write(template, rows)])[0]
+        assert not self.last, "the transaction was finished"
+        statements = [filled(template, part) for part in chunked(rows)]
+        return sum(self._wire.run(statements)) if statements else 0
 
-    def write_all(self, writes: Sequence[Write]) -> list[int]:
-        """Run them in order, all in one packet; how many rows each changed."""
-        changed = [0] * len(writes)
-        parts = [(place, part) for place, write in enumerate(writes) for part in chunked(write.rows)]
-        if not parts:
-            return changed
-        came = self._wire.run([filled(writes[n].template, part, writes[n].before) for n, part in parts])
-        for (place, _), rows in zip(parts, came, strict=True):
-            changed[place] += rows
-        return changed
+    def finish(self, writes: Sequence[Write]) -> None:
+        """Have them run with the commit, in one packet; a guard behind each stops it when too few rows were changed.
+
+        An INSERT needs none: it writes every row, or fails.
+        """
+        for write in writes:
+            inserts = write.template.lstrip().startswith("INSERT")
+            for part in chunked(write.rows):
+                self.last.append(filled(write.template, part, write.before))
+                if not inserts:
+                    self.last.append(_GUARD % len(part))

@@ -41,9 +41,8 @@ SELECT {in_one("o.request_id", *_DRAWN)}
 FROM user_raffle_order AS o JOIN user_award_record AS r ON r.order_id = o.order_id
 WHERE (o.user_id, o.request_id) IN ({{rows}})"""
 
-# It locks, so that it waits for a commit that is still under way instead of missing it.
 _FIND_DRAWS = f"""
-SELECT {in_one(*_DRAWN)} FROM user_award_record AS r {BY_KEY} WHERE r.order_id IN ({{rows}}) LOCK IN SHARE MODE"""
+SELECT {in_one(*_DRAWN)} FROM user_award_record AS r {BY_KEY} WHERE r.order_id IN ({{rows}})"""
 
 _LOAD_WINS = f"""
 SELECT {in_one("user_id", "strategy_id", "award_id", "won", "epoch")} FROM user_award_count {BY_KEY}

@@ -28,7 +28,9 @@ _READ_BYTES = 1 << 16
 
 
 class Wire(Protocol):
-    """A connection to MySQL, as hot transactions use it."""
+    """A connection to MySQL, as hot transactions use it. So many statements of the last run were ``answered``."""
+
+    answered: int
 
     def run(self, statements: Sequence[bytes]) -> list[Any]:
         """For each statement, in order, how many rows it changed or found, or the one value of a SELECT.
@@ -43,9 +45,11 @@ class DriverWire:
 
     def __init__(self, connection: Any) -> None:
         self._connection = connection
+        self.answered = 0
 
     def run(self, statements: Sequence[bytes]) -> list[Any]:
         """As ``Wire.run``."""
+        self.answered = 0
         cursor = self._connection.cursor()
         cursor.execute(b";".join(statements))
         came = []
@@ -53,6 +57,7 @@ class DriverWire:
             if number:
                 cursor.nextset()
             came.append(cursor.fetchone()[0] if cursor.description else cursor.rowcount)
+            self.answered += 1
         cursor.close()
         return came
 
@@ -66,6 +71,7 @@ class WiredConnection(Connection):  # type: ignore[misc]
 
     def __init__(self, *, read_timeout: int, **settings: Any) -> None:
         super().__init__(read_timeout=read_timeout, **settings)
+        self.answered = 0
         self._came = b""  # answers
         self._at = 0  # so far they were looked at
         limit = struct.pack("@ll", read_timeout, 0)
@@ -77,6 +83,7 @@ class WiredConnection(Connection):  # type: ignore[misc]
 
     def run(self, statements: Sequence[bytes]) -> list[Any]:
         """As ``Wire.run``; a connection whose answers broke off is closed."""
+        self.answered = 0
         self._execute_command(COMMAND.COM_QUERY, b";".join(statements))
         self._came, self._at = b"", 0
         came = []
@@ -85,6 +92,7 @@ class WiredConnection(Connection):  # type: ignore[misc]
             while more:
                 answer, more = self._answer()
                 came.append(answer)
+                self.answered += 1
         except err.MySQLError:  # that is an answer, too
             raise
         except BaseException:

@@ -15,6 +15,7 @@ from functools import lru_cache
 from itertools import chain
 from typing import Any
 
+from bigmarket.activity.stock import GuardMissed
 from bigmarket.storage.bulk import ROWS_MAX, Row, Write, chunked, decode_rows
 
 #: Rows of a statement; padding adds a third at most, half only to a batch of five.
@@ -68,6 +69,8 @@ class SqliteBulk:
             for size, values in _padded(rows)
         )
 
-    def write_all(self, writes: Sequence[Write]) -> list[int]:
-        """Run them in order; how many rows each changed."""
-        return [self.write(write.template, write.rows) for write in writes]
+    def finish(self, writes: Sequence[Write]) -> None:
+        """Run them, in order. Raises ``GuardMissed`` when one changed fewer rows than it has."""
+        for write in writes:
+            if self.write(write.template, write.rows) != len(write.rows):
+                raise GuardMissed(" ".join(write.template.split()[:3]))
