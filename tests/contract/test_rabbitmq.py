@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import shutil
 import socket
 import ssl
-import subprocess
 import threading
 import time
 import uuid
@@ -25,6 +23,7 @@ from bigmarket.bus.rabbitmq.topology import BACKOFF_MS as DEFAULT_BACKOFF_MS
 from bigmarket.bus.rabbitmq.topology import DELIVERIES_MAX, queues
 from bigmarket.errors import NotFound, StorageFull, Trouble
 from bigmarket.outbox.task import ATTEMPTS_MAX, Task
+from certificates import self_signed
 from proxy import Proxy
 
 BROKER = ("127.0.0.1", 5672)
@@ -682,25 +681,7 @@ def test_depths_leave_out_queues_that_do_not_exist(prefix: str, publisher: Rabbi
 
 
 def test_tls_is_verified(prefix: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    openssl = shutil.which("openssl")
-    if openssl is None:
-        pytest.skip("no openssl to make a certificate with")
-    key, certificate = tmp_path / "key.pem", tmp_path / "certificate.pem"
-    command = [
-        openssl,
-        "req",
-        "-x509",
-        "-newkey",
-        "ec",
-        "-pkeyopt",
-        "ec_paramgen_curve:P-256",
-        "-nodes",
-        "-days",
-        "2",
-    ]
-    command += ["-keyout", str(key), "-out", str(certificate), "-subj", "/CN=localhost"]
-    command += ["-addext", "subjectAltName=DNS:localhost"]
-    subprocess.run(command, check=True, capture_output=True)  # noqa: S603
+    certificate, key = self_signed(tmp_path, "localhost")
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     context.load_cert_chain(certificate, key)
     proxy = Proxy(BROKER, tls=context)

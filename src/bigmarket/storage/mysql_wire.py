@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import io
 import socket
+import ssl
 import struct
 from collections.abc import Sequence
 from typing import Any, Protocol
@@ -63,23 +64,15 @@ class DriverWire:
 
 
 class WiredConnection(Connection):  # type: ignore[misc]
-    """PyMySQL's connection, and its wire.
-
-    Its socket blocks, and the kernel watches the time (``read_timeout``): one system call, and one turn with the
-    interpreter, where Python's time-outs need two.
-    """
+    """PyMySQL's connection, and its wire. Neither to send nor to read takes longer than ``read_timeout`` seconds."""
 
     def __init__(self, *, read_timeout: int, **settings: Any) -> None:
-        super().__init__(read_timeout=read_timeout, **settings)
+        super().__init__(**settings | {"read_timeout": read_timeout, "write_timeout": read_timeout})
         self.answered = 0
         self._came = b""  # answers
         self._at = 0  # so far they were looked at
-        limit = struct.pack("@ll", read_timeout, 0)
-        for option in (socket.SO_RCVTIMEO, socket.SO_SNDTIMEO):
-            self._sock.setsockopt(socket.SOL_SOCKET, option, limit)
-        self._sock.settimeout(None)
-        self._read_timeout = self._write_timeout = self._current_timeout = None
-        self._rfile = io.BufferedReader(_Answers(self._sock), _READ_BYTES)
+        if not isinstance(self._sock, ssl.SSLSocket):  # TLS goes on reading when the kernel has given up
+            self._let_kernel_wait(read_timeout)
 
     def run(self, statements: Sequence[bytes]) -> list[Any]:
         """As ``Wire.run``; a connection whose answers broke off is closed."""
@@ -137,6 +130,14 @@ class WiredConnection(Connection):  # type: ignore[misc]
             if not some:
                 raise self._lost("closed by the server")
             self._came += some
+
+    def _let_kernel_wait(self, seconds: int) -> None:
+        """Block, with the kernel's time-out: Python's takes two system calls, and two turns with the interpreter."""
+        for option in (socket.SO_RCVTIMEO, socket.SO_SNDTIMEO):
+            self._sock.setsockopt(socket.SOL_SOCKET, option, struct.pack("@ll", seconds, 0))
+        self._sock.settimeout(None)
+        self._read_timeout = self._write_timeout = self._current_timeout = None
+        self._rfile = io.BufferedReader(_Answers(self._sock), _READ_BYTES)
 
     def _lost(self, why: object) -> Exception:
         self._force_close()

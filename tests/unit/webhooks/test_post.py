@@ -5,7 +5,6 @@ from __future__ import annotations
 import ipaddress
 import socket
 import ssl
-import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -16,6 +15,7 @@ import pytest
 
 from bigmarket.webhooks.address import Allowed, read_url
 from bigmarket.webhooks.post import BODY_BYTES_MAX, NoReply, Poster, Reply
+from certificates import self_signed
 from receiver import Call, Receiver, Say, receiving
 
 LOOPBACK = Allowed(networks=(ipaddress.ip_network("127.0.0.0/8"),))
@@ -174,16 +174,9 @@ def test_proxies_of_the_environment_are_not_used(monkeypatch: pytest.MonkeyPatch
 def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A certificate for crm.test, and its key, in one file."""
     folder = tmp_path_factory.mktemp("tls")
-    command = (
-        "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 2 -subj /CN=crm.test "
-        "-addext subjectAltName=DNS:crm.test -keyout key.pem -out cert.pem"
-    )
-    try:
-        subprocess.run(command.split(), cwd=folder, check=True, capture_output=True)  # noqa: S603  our own words
-    except FileNotFoundError:
-        pytest.skip("no openssl here to make a certificate with")
+    certificate, key = self_signed(folder, "crm.test")
     both = folder / "both.pem"
-    both.write_bytes((folder / "cert.pem").read_bytes() + (folder / "key.pem").read_bytes())
+    both.write_bytes(certificate.read_bytes() + key.read_bytes())
     return both
 
 
