@@ -23,14 +23,13 @@ ANSWER_SECONDS = 10.0  # for the next beat to come
 
 
 class Beat(NamedTuple):
-    """The newest beat; when the newest stall ended, and how long it was. By ``monotonic()``."""
+    """When the newest beat was, and when the newest stall ended; by ``monotonic()``."""
 
     at: float
     stall_ended_at: float
-    stall_seconds: float
 
 
-_RECORD = Struct("=ddd")
+_RECORD = Struct("=dd")
 
 
 class Pulse:
@@ -45,7 +44,7 @@ class Pulse:
     def __enter__(self) -> Self:
         folder = self._running.enter_context(tempfile.TemporaryDirectory(prefix="pulse-"))
         self._path = Path(folder, "beat")
-        self._path.write_bytes(_RECORD.pack(0.0, 0.0, 0.0))
+        self._path.write_bytes(_RECORD.pack(0.0, 0.0))
         command = [sys.executable, __file__, str(self._path)]
         beating = subprocess.Popen(command, process_group=0)  # noqa: S603  this very file
         self._running.callback(beating.wait)
@@ -81,14 +80,14 @@ def _beat(path: str) -> None:
     """Beat until whoever started this process is gone."""
     parent = os.getppid()
     record = os.open(path, os.O_WRONLY)
-    beat = Beat(monotonic(), 0.0, 0.0)
+    beat = Beat(monotonic(), 0.0)
     while os.getppid() == parent:
         sleep(BEAT_SECONDS)
         os.pwrite(record, _RECORD.pack(*beat), 0)
         os.fdatasync(record)
         now = monotonic()
         late = now - beat.at - BEAT_SECONDS
-        beat = beat._replace(at=now) if late < STILL_SECONDS else Beat(now, now, late)
+        beat = Beat(now, now if late > STILL_SECONDS else beat.stall_ended_at)
 
 
 if __name__ == "__main__":
