@@ -97,6 +97,7 @@ def settings_of(folder: Path, config: str, shards: list[str], *, tables: int = 1
             "BIGMARKET_SHARDS": ",".join(shards),
             "BIGMARKET_TABLES_PER_SHARD": str(tables),
             "BIGMARKET_WORK": "false",
+            "BIGMARKET_DRAW_DEADLINE_SECONDS": "20",  # hundreds are queued at once, on any machine
         }
     )
 

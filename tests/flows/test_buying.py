@@ -48,7 +48,9 @@ def clock() -> Clock:
 def world(request: pytest.FixtureRequest, tmp_path: Path, clock: Clock) -> Iterator[World]:
     with ExitStack() as stack:
         through = stack.enter_context(broker_settings(tmp_path)) if request.param == "through a broker" else {}
-        running = World(load_settings(environment(tmp_path, order_minutes=5, **through)), clock=clock)
+        running = World(
+            load_settings(environment(tmp_path, order_minutes=5, draw_deadline_seconds=20, **through)), clock=clock
+        )
         with running.stores.config.writing() as connection:
             write_campaign(connection, shop())
         running.arm(1)
