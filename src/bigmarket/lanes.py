@@ -38,7 +38,7 @@ SPLIT_SECONDS_MAX = 1.2  # nor is one halved that keeps losing races
 WAIT_SHARE = 0.25  # of the longest wait in the queue is what a new request may have to expect
 STUCK_SHARE = 0.7  # of it may the first in the queue have waited
 PACE_SHARE = 0.3  # of the newest batch in what is thought of the next ones
-SPREAD_AT = 100  # requests in hand; so many keep more than one lane busy with large batches
+SPREAD_AT = 100  # requests in hand, or a whole batch: so many keep more than one lane busy
 SPREAD_SECONDS = 0.03  # a transaction that takes longer waits, for a lock or a distant database; others need not
 LOG_SECONDS = 1.0  # a failing lane says so once in this time
 SETTLE_ATTEMPTS_MAX = 5
@@ -417,6 +417,7 @@ class LaneSet(Generic[Made]):
         hand_over: Callable[[Settled], None] = set_futures,
     ) -> None:
         self._shard_of = shard_of
+        self._spread_at = min(SPREAD_AT, settings.batch_max)
         self._by_shard = [
             [
                 Lane(
@@ -466,7 +467,7 @@ class LaneSet(Generic[Made]):
     def _lane_for(self, user_id: str, now: float) -> Lane[Made]:
         lanes = self._by_shard[self._shard_of(user_id)]
         first = lanes[0]
-        if len(lanes) == 1 or (first.keeps_up(now) and sum([lane.in_hand for lane in lanes]) < SPREAD_AT):
+        if len(lanes) == 1 or (first.keeps_up(now) and sum([lane.in_hand for lane in lanes]) < self._spread_at):
             return first
         return lanes[crc32(user_id.encode()) % len(lanes)]
 

@@ -109,6 +109,15 @@ def test_few_share_the_transactions_of_the_first_lane(store: Store, users: list[
     assert [stats.batches for stats in lanes.stats()] == [1, 0, 0]
 
 
+def test_where_few_are_a_whole_batch_the_others_help(store: Store, users: list[str]) -> None:
+    lanes = lanes_on(store, settings=LaneSettings(lanes=3, batch_max=2, queue_seconds=WAIT))
+    futures = submit(lanes, users * 3)
+    lanes.start()
+    assert all(isinstance(a, Drawn) for a in answers(futures))
+    assert lanes.stop(timeout_seconds=WAIT)
+    assert all(stats.made for stats in lanes.stats())
+
+
 @pytest.fixture
 def patient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Lanes that give up after their attempts and never for the time these take, however slow the machine is."""
