@@ -2,7 +2,7 @@
 
 Writers of this process queue in order of arrival (``Turnstile``); writers of other processes are waited for by
 SQLite's busy handler, for a bounded time. Every transaction that may write begins IMMEDIATE, so it can never fail
-half-way for want of the write lock.
+half-way for want of the write lock. A ``Checkpointer`` keeps the write-ahead log short.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from bigmarket.activity.exchange import Exchanged
 from bigmarket.draw import Drawn
 from bigmarket.errors import BigmarketError, Contention, OutcomeUnknown, StorageFull, Trouble
 from bigmarket.outbox.task import GRACE_MS
+from bigmarket.storage.checkpoints import Checkpointer
 from bigmarket.storage.delivery_tx import SqlDeliveryTx
 from bigmarket.storage.exchange_tx import SqlExchangeTx
 from bigmarket.storage.look_tx import SqlLookTx
@@ -43,7 +44,7 @@ from bigmarket.storage.sqlite_rebate import STATEMENTS as REBATE
 DRAW_TURN_SECONDS = 0.6  # behind writers of this process
 DRAW_BUSY_SECONDS = 0.6  # behind writers of others
 BUSY_WAIT_SECONDS = 3.0
-CHECKPOINT_PAGES = 4_000
+LOG_PAGES_MAX = 64_000  # of the write-ahead log (256 MB): so long, a commit shortens it itself
 CACHE_KIB = 65_536
 READERS_MAX = 8
 FULL = 2  # as PRAGMA synchronous reports it
@@ -51,7 +52,7 @@ FULL = 2  # as PRAGMA synchronous reports it
 _PRAGMAS = (
     "PRAGMA journal_mode = WAL",
     "PRAGMA synchronous = FULL",
-    f"PRAGMA wal_autocheckpoint = {CHECKPOINT_PAGES}",
+    f"PRAGMA wal_autocheckpoint = {LOG_PAGES_MAX}",
     f"PRAGMA cache_size = -{CACHE_KIB}",
     "PRAGMA temp_store = MEMORY",
 )
@@ -116,6 +117,7 @@ class SqliteStore(OutboxStore):
             self._writer = connect(path, wait_seconds=DRAW_BUSY_SECONDS)
         self._cold_writer = _engine(path, begin="BEGIN IMMEDIATE", pool_size=1)
         self._reader = _engine(path, begin="BEGIN", pool_size=READERS_MAX)
+        self._checkpointer = Checkpointer(path, connect=lambda: connect(path), nobody_writes=self._nobody_writes)
 
     @contextmanager
     def drawing(self) -> Iterator[SqliteDrawTx]:
@@ -189,12 +191,10 @@ class SqliteStore(OutboxStore):
     @contextmanager
     def writing(self) -> Iterator[Connection]:
         """One write transaction for cold paths, as a SQLAlchemy connection; committed when the block ends."""
-        with (
-            self._turnstile.passed(wait_seconds=BUSY_WAIT_SECONDS),
-            translated(),
-            self._cold_writer.begin() as connection,
-        ):
-            yield connection
+        with self._turnstile.passed(wait_seconds=BUSY_WAIT_SECONDS), translated():
+            with self._cold_writer.begin() as connection:
+                yield connection
+            self._checkpointer.committed()
 
     def updating(self) -> AbstractContextManager[Connection]:
         """Writes have the same patience here."""
@@ -228,6 +228,7 @@ class SqliteStore(OutboxStore):
 
     def close(self) -> None:
         """Give every connection back; the last one folds the write-ahead log into the file."""
+        self._checkpointer.stop()
         self._cold_writer.dispose()
         self._reader.dispose()
         self._writer.close()
@@ -259,6 +260,17 @@ class SqliteStore(OutboxStore):
                     raise OutcomeUnknown("The commit failed half-way; its outcome is being looked up.") from error
                 _roll_back(connection)
                 raise
+            self._checkpointer.committed()
+
+    @contextmanager
+    def _nobody_writes(self) -> Iterator[None]:
+        """Inside, no process can write."""
+        with self._turnstile.passed(wait_seconds=BUSY_WAIT_SECONDS), translated():
+            self._writer.execute("BEGIN IMMEDIATE")
+            try:
+                yield
+            finally:
+                _roll_back(self._writer)
 
 
 def connect(path: Path, *, wait_seconds: float = BUSY_WAIT_SECONDS) -> sqlite3.Connection:
