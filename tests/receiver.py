@@ -13,6 +13,8 @@ from typing import Any
 
 from standardwebhooks import Webhook, WebhookVerificationError
 
+from waiting import eventually
+
 SECRET = "whsec_" + "c2VjcmV0LW9mLXRoZS10ZXN0LXJlY2VpdmVyLTMyYg=="
 OTHER_SECRET = "whsec_" + "YW5vdGhlci1zZWNyZXQtb2YtdGhlLXJlY2VpdmVyLTE="
 
@@ -67,15 +69,7 @@ class Receiver:
 
     def wait_for(self, number: int, *, seconds: float = 10.0) -> None:
         """Until so many calls came."""
-        until(lambda: len(self.calls) >= number, seconds=seconds)
-
-
-def until(met: Callable[[], bool], *, seconds: float = 10.0) -> None:
-    """Wait until something is so."""
-    give_up_at = time.monotonic() + seconds
-    while not met():
-        assert time.monotonic() < give_up_at, "it never came to that"
-        time.sleep(0.01)
+        eventually(lambda: len(self.calls) >= number, seconds=seconds)
 
 
 @contextmanager

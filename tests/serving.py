@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from time import monotonic, sleep
+from time import sleep
 
 import httpx
 
@@ -120,12 +120,3 @@ def install_small(
         with world.stores.config.writing() as connection:
             write_campaign(connection, campaign)
     world.live.refresh()
-
-
-def eventually(condition: Callable[[], bool], *, seconds: float = 5, pause_seconds: float = 0.002) -> float:
-    """Wait until ``condition`` holds; fail if it does not in time. Returns the seconds that took."""
-    began = monotonic()
-    while not condition():
-        assert monotonic() < began + seconds, "did not happen in time"
-        sleep(pause_seconds)
-    return monotonic() - began

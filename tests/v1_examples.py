@@ -34,8 +34,9 @@ from bigmarket.api.tokens import Tokens
 from bigmarket.desks import DrawDesk, DrawStore
 from bigmarket.draw import Drawn, DrawTx
 from bigmarket.storage.stages import add_stage
-from serving import DRAW, Served, eventually, install_small, serving
+from serving import DRAW, Served, install_small, serving
 from support import NOON, give, install
+from waiting import eventually
 
 #: An activity that rewards signing in and paying, sells draws, and hands lamps over; its number, end and state.
 SHOP = """

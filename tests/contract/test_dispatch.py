@@ -47,7 +47,8 @@ from bigmarket.storage.endpoints import add_endpoint, find_endpoint, rotate_secr
 from bigmarket.webhooks.address import Allowed
 from bigmarket.webhooks.post import Poster
 from bigmarket.webhooks.sending import WebhookFulfiller
-from receiver import OTHER_SECRET, SECRET, Receiver, Say, receiving, until
+from receiver import OTHER_SECRET, SECRET, Receiver, Say, receiving
+from waiting import eventually
 
 NOW = 1_790_000_000_000
 IDS = Ids()
@@ -146,7 +147,7 @@ class Answers:
 
 def run(store: Store, fulfiller: Any, clock: Clock, *, until_: Any) -> Dispatcher:
     with dispatched(store, {"webhook": fulfiller}, clock) as dispatcher:
-        until(until_)
+        eventually(until_)
     return dispatcher
 
 
@@ -231,7 +232,7 @@ def test_a_failure_waits_longer_each_time_and_is_parked_at_last(store: Store) ->
     answers = Answers(Unfulfilled("503 busy" * 60, 503))
     with dispatched(store, {"webhook": answers}, clock):
         for number in range(1, ATTEMPTS_MAX + 1):
-            until(lambda number=number: states(store)[0][2] == number)
+            eventually(lambda number=number: states(store)[0][2] == number)
             if number < ATTEMPTS_MAX:
                 with store.reading() as connection:
                     found = find_delivery(connection, award.order_id)
@@ -307,10 +308,10 @@ def test_attempts_are_written_down_when_the_database_is_back(store: Store, monke
     monkeypatch.setattr(dispatching, "settle_deliveries", settle)
     answers = Answers(Fulfilled())
     with dispatched(store, {"webhook": answers}, Clock()) as dispatcher:
-        until(lambda: dispatcher.stats().troubles > 1)
+        eventually(lambda: dispatcher.stats().troubles > 1)
         assert waiting(store) == 5
         failing[0] = False
-        until(lambda: not waiting(store))
+        eventually(lambda: not waiting(store))
     assert len(answers.seen) == 5, "none was tried twice"
 
 
@@ -336,11 +337,11 @@ def test_a_slow_place_does_not_hold_the_others_up(store: Store) -> None:
             return len(list_deliveries(connection, states=("due",), place=place, limit=100))
 
     with dispatched(store, {"webhook": fulfil}, Clock()) as dispatcher:
-        until(lambda: left("quick") == 0)
+        eventually(lambda: left("quick") == 0)
         assert left("slow") == 40
         assert dispatcher.stats().in_flight == PLACE_MAX
         release.set()
-        until(lambda: left("slow") == 0)
+        eventually(lambda: left("slow") == 0)
     assert busy[1] == PLACE_MAX
 
 
@@ -361,7 +362,7 @@ def test_stopping_writes_down_what_is_under_way_and_begins_nothing_more(store: S
     second = Dispatcher(store, {"webhook": fulfil}, now_ms=Clock())
     second.start()
     threading.Timer(0.2, release.set).start()
-    until(lambda: states(store).count(("completed", "done", 1)) >= PLACE_MAX)
+    eventually(lambda: states(store).count(("completed", "done", 1)) >= PLACE_MAX)
     assert second.stop(timeout_seconds=5)
 
 
@@ -383,7 +384,7 @@ def test_two_processes_that_both_try_log_both_and_complete_once(store: Store) ->
 def park(store: Store, number: int, *, config: str = "crm") -> list[str]:
     awards = owed(store, number, config=config)
     with dispatched(store, {"webhook": Answers(Unfulfilled("gone", 410, hopeless=True))}, Clock()):
-        until(lambda: not waiting(store))
+        eventually(lambda: not waiting(store))
     return [award.order_id for award in awards]
 
 
@@ -518,7 +519,7 @@ def real_clock() -> Clock:
 def test_a_receiver_gets_each_award_once_signed(store: Store) -> None:
     awards = owed(store, 20)
     with receiving() as receiver, crm(store, receiver, real_clock()):
-        until(lambda: not waiting(store))
+        eventually(lambda: not waiting(store))
     assert sorted(receiver.ids) == sorted(award.order_id for award in awards)
     assert all(call.genuine for call in receiver.calls)
     call = next(call for call in receiver.calls if call.webhook_id == awards[3].order_id)
@@ -543,9 +544,9 @@ def test_a_repeat_is_the_same_call_again(store: Store) -> None:
     owed(store, 1)
     clock = real_clock()
     with receiving(lambda _, before: Say(200 if before else 500)) as receiver, crm(store, receiver, clock):
-        until(lambda: states(store) == [("create", "due", 1)])
+        eventually(lambda: states(store) == [("create", "due", 1)])
         clock.now += 60_000
-        until(lambda: states(store) == [("completed", "done", 2)])
+        eventually(lambda: states(store) == [("completed", "done", 2)])
     first, second = receiver.calls
     assert (first.webhook_id, first.raw) == (second.webhook_id, second.raw)
     assert first.genuine
@@ -564,7 +565,7 @@ def test_a_repeat_is_the_same_call_again(store: Store) -> None:
 def test_other_answers_are_failures(store: Store, say: Say, reason: str) -> None:
     (award,) = owed(store, 1)
     with receiving(lambda *_: say) as receiver, crm(store, receiver, real_clock()):
-        until(lambda: states(store) == [("create", "due", 1)])
+        eventually(lambda: states(store) == [("create", "due", 1)])
     ((number, status, told),) = log_of(store, award.order_id)
     assert (number, status) == (1, say.status)
     assert told is not None
@@ -575,9 +576,9 @@ def test_gone_closes_the_endpoint_and_others_wait(store: Store) -> None:
     (award,) = owed(store, 1)
     clock = real_clock()
     with receiving(lambda *_: Say(410)) as receiver, crm(store, receiver, clock):
-        until(lambda: states(store) == [("create", "parked", 1)])
+        eventually(lambda: states(store) == [("create", "parked", 1)])
         (later,) = owed(store, 1)
-        until(lambda: states(store)[1:] == [("create", "due", 1)])
+        eventually(lambda: states(store)[1:] == [("create", "due", 1)])
         assert log_of(store, later.order_id) == [(1, None, "endpoint crm is closed")]
         assert log_of(store, award.order_id) == [(1, 410, "410 Gone: {}")]
         assert len(receiver.calls) == 1
@@ -585,13 +586,13 @@ def test_gone_closes_the_endpoint_and_others_wait(store: Store) -> None:
             set_endpoint_state(connection, "crm", "open")
         receiver.answering = lambda *_: Say(200)
         clock.now += 60_000
-        until(lambda: states(store)[1:] == [("completed", "done", 2)])
+        eventually(lambda: states(store)[1:] == [("completed", "done", 2)])
 
 
 def test_an_endpoint_that_does_not_exist_is_waited_for(store: Store) -> None:
     (award,) = owed(store, 1, config="erp")
     with receiving() as receiver, crm(store, receiver, real_clock()):
-        until(lambda: states(store) == [("create", "due", 1)])
+        eventually(lambda: states(store) == [("create", "due", 1)])
     assert log_of(store, award.order_id) == [(1, None, "there is no endpoint erp")]
 
 
@@ -601,19 +602,19 @@ def test_during_a_rotation_both_secrets_sign(store: Store) -> None:
     with receiving() as receiver:
         receiver.secrets = (OTHER_SECRET,)
         with crm(store, receiver, clock):
-            until(lambda: not waiting(store))
+            eventually(lambda: not waiting(store))
             assert not receiver.calls[-1].genuine
             with store.writing() as connection:
                 rotate_secret(connection, "crm", secret=OTHER_SECRET, previous_until_ms=clock.now + 60_000)
             for secrets in ((SECRET,), (OTHER_SECRET,)):
                 receiver.secrets = secrets
                 owed(store, 1)
-                until(lambda: not waiting(store))
+                eventually(lambda: not waiting(store))
                 assert receiver.calls[-1].genuine
             clock.now += 60_000
             receiver.secrets = (SECRET,)
             owed(store, 1)
-            until(lambda: not waiting(store))
+            eventually(lambda: not waiting(store))
             assert not receiver.calls[-1].genuine, "the old one is no longer valid"
 
 
@@ -627,11 +628,11 @@ def test_retry_after_is_honoured_within_bounds() -> None:
 def test_a_url_that_may_no_longer_be_called_is_told(store: Store) -> None:
     owed(store, 1)
     with receiving() as receiver, crm(store, receiver, real_clock()):
-        until(lambda: not waiting(store))
+        eventually(lambda: not waiting(store))
         with store.writing() as connection:
             connection.execute(t.webhook_endpoint.update().values(url="http://crm.example/"))
         (later,) = owed(store, 1)
-        until(lambda: bool(log_of(store, later.order_id)))
+        eventually(lambda: bool(log_of(store, later.order_id)))
     ((_, _, reason),) = log_of(store, later.order_id)
     assert reason is not None
     assert "BIGMARKET_WEBHOOK_ALLOW" in reason
@@ -666,7 +667,7 @@ def test_without_the_idempotent_insert_a_repeated_message_is_delivered_again(sto
     (award,) = owed(store, 1)
     with receiving(lambda *_: Say(500)) as receiver, crm(store, receiver, real_clock()):
         receiver.wait_for(1)
-        until(lambda: states(store) == [("create", "due", 1)])
+        eventually(lambda: states(store) == [("create", "due", 1)])
         consume(store, [award])
         threading.Event().wait(0.6)
         assert len(receiver.calls) == 1, "what is written down stays as it is"

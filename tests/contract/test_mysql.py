@@ -43,8 +43,8 @@ from bigmarket.storage.mysql import _WIRE, FRESH_SECONDS, MySqlStore
 from bigmarket.storage.mysql_draw import MySqlDrawTx
 from bigmarket.storage.mysql_wire import Wire
 from databases import MYSQL, Databases, on_mysql
-from serving import eventually
 from support import IDS, NOON, assert_healthy, count, facts, give, install, small_campaign
+from waiting import eventually
 
 pytestmark = on_mysql
 

@@ -25,6 +25,7 @@ from bigmarket.errors import NotFound, StorageFull, Trouble
 from bigmarket.outbox.task import ATTEMPTS_MAX, Task
 from certificates import self_signed
 from proxy import Proxy
+from waiting import eventually
 
 BROKER = ("127.0.0.1", 5672)
 URL = "amqp://guest:guest@127.0.0.1:5672/"
@@ -134,13 +135,6 @@ def tasks_of(count: int, *, topic: str = AWARD) -> list[Task]:
     return [Task(f"{topic}-{n:05d}", f"user-{n}", topic, f'{{"n":{n}}}'.encode()) for n in range(count)]
 
 
-def until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + WAIT
-    while not condition():
-        assert time.monotonic() < deadline, "took too long"
-        time.sleep(0.005)
-
-
 def depth(prefix: str, name: str) -> int:
     return queue_depths(URL, prefix, TOPICS, backoff_ms=BACKOFF_MS).get(name, 0)
 
@@ -170,7 +164,7 @@ def test_what_is_confirmed_arrives_unchanged(
     publisher.publish(sent)
     assert depth(prefix, AWARD) == 1 + 1 + 11  # messages: what comes before the large one, that one, 64 in each
     consumer = consuming()
-    until(lambda: len(effects.done) >= 750)
+    eventually(lambda: len(effects.done) >= 750)
     assert sorted(effects.done) == sorted(sent)
     assert [task for task in effects.done if task.topic == AWARD] == sent[:700]
     assert max(effects.batches) <= 256
@@ -223,8 +217,8 @@ def test_a_full_queue_is_trouble_until_there_is_room(
     assert link is not None
     assert link.alive
     consuming()
-    until(lambda: len(effects.done) >= 5)
-    until(lambda: accepted(publisher))
+    eventually(lambda: len(effects.done) >= 5)
+    eventually(lambda: accepted(publisher))
     publisher.close()
 
 
@@ -309,7 +303,7 @@ def test_poison_is_parked_with_its_reason_and_neighbours_are_delivered_once(
     effects.poison = {sent[40].message_id}
     publisher.publish(sent)
     consumer = consuming()
-    until(lambda: bool(effects.parked) and len(effects.done) >= 99)
+    eventually(lambda: bool(effects.parked) and len(effects.done) >= 99)
     assert effects.parked == [(sent[40]._replace(attempts=ATTEMPTS_MAX), "ValueError: no such award")]
     assert effects.done == [*sent[:40], *sent[41:]]
     attempts = [task.attempts for task in effects.tried if task.message_id in effects.poison]
@@ -326,9 +320,9 @@ def test_trouble_counts_against_no_message_and_parks_nothing(
     effects.trouble = StorageFull("full")
     publisher.publish(sent)
     consumer = consuming()
-    until(lambda: consumer.stats().troubles >= 30)
+    eventually(lambda: consumer.stats().troubles >= 30)
     effects.trouble = None
-    until(lambda: len(effects.done) >= 100)
+    eventually(lambda: len(effects.done) >= 100)
     assert effects.ids == [task.message_id for task in sent]
     assert {task.attempts for task in effects.done} == {0}
     assert effects.parked == []
@@ -347,11 +341,11 @@ def test_only_what_is_settled_is_acknowledged_in_trouble(
 
     one_by_one(publisher, tasks_of(50))
     consumer = consuming(handle=handle)
-    until(lambda: consumer.stats().troubles >= 1)
+    eventually(lambda: consumer.stats().troubles >= 1)
     assert consumer.stop(timeout_seconds=WAIT)
     assert len(effects.done) == 5
     consuming()
-    until(lambda: len(effects.done) >= 50)
+    eventually(lambda: len(effects.done) >= 50)
     assert effects.ids == [task.message_id for task in tasks_of(50)]
 
 
@@ -374,12 +368,12 @@ def test_a_message_is_acknowledged_when_all_its_tasks_are_settled(
     sent = tasks_of(200)
     publisher.publish(sent)
     consumer = consuming(handle=handle)
-    until(lambda: consumer.stats().troubles >= 1)
+    eventually(lambda: consumer.stats().troubles >= 1)
     assert consumer.stop(timeout_seconds=WAIT)
     assert effects.done == sent[:70]
-    until(lambda: depth(prefix, AWARD) == 3)  # the first of four, with 64 tasks, is done
+    eventually(lambda: depth(prefix, AWARD) == 3)  # the first of four, with 64 tasks, is done
     consuming()
-    until(lambda: len(effects.done) >= 70 + 136)
+    eventually(lambda: len(effects.done) >= 70 + 136)
     assert effects.done[70:] == sent[64:]  # six come again, which does no harm; none is missing
 
 
@@ -403,7 +397,7 @@ def test_teeth_a_message_acknowledged_with_its_first_task_loses_the_others(
 
     publisher.publish(tasks_of(20))
     consumer = consuming(handle=handle)
-    until(lambda: consumer.stats().troubles >= 1)
+    eventually(lambda: consumer.stats().troubles >= 1)
     assert consumer.stop(timeout_seconds=WAIT)
     assert depth(prefix, AWARD) == 0
     assert len(effects.done) == 1
@@ -422,9 +416,9 @@ def test_a_message_that_loses_its_consumers_is_taken_apart(
         effects.handle(tasks)
 
     consuming(handle=handle, prefetch=1)
-    until(lambda: depth(prefix, AWARD) >= 28)  # one in hand, as only one may be
+    eventually(lambda: depth(prefix, AWARD) >= 28)  # one in hand, as only one may be
     gate.set()
-    until(lambda: len(effects.done) >= 30)
+    eventually(lambda: len(effects.done) >= 30)
     assert effects.ids == [task.message_id for task in sent]
     assert depth(prefix, f"{AWARD}.parked") == 0
 
@@ -434,7 +428,7 @@ def lose_consumers(prefix: str, *, times: int) -> None:
     for _ in range(times):
         dying = Link(endpoint_of(URL), name="test dying")
         dying.consume(f"{prefix}{AWARD}", tag="t", prefetch=1)
-        until(lambda link=dying: link.read(0.1) and bool(link.arrivals))
+        eventually(lambda link=dying: link.read(0.1) and bool(link.arrivals))
         dying.close()
 
 
@@ -445,20 +439,20 @@ def test_tasks_that_were_parked_together_are_settled_one_by_one(
     publisher.publish(sent)
     lose_consumers(prefix, times=DELIVERIES_MAX + 1)
     parking = RabbitParking(URL, prefix=prefix, topics=TOPICS)
-    until(lambda: parking.count() == 1)
+    eventually(lambda: parking.count() == 1)
     assert [parked.message_id for parked in parking.list()] == [task.message_id for task in sent]
-    until(lambda: parking.count() == 1)
+    eventually(lambda: parking.count() == 1)
     assert parking.drop(sent[1].message_id) == 1
     assert parking.redrive(sent[3].message_id) == 1
     assert [parked.message_id for parked in parking.list()] == [sent[n].message_id for n in (0, 2, 4)]
     assert {parked.reason for parked in parking.list()} == {
         "delivered 20 times, and every time its consumer was lost"
     }
-    until(lambda: parking.count() == 3)
+    eventually(lambda: parking.count() == 3)
     consuming()
-    until(lambda: effects.done == [sent[3]])
+    eventually(lambda: effects.done == [sent[3]])
     assert parking.redrive() == 3
-    until(lambda: len(effects.done) == 4)
+    eventually(lambda: len(effects.done) == 4)
 
 
 def test_what_a_lost_connection_delivered_is_forgotten(
@@ -492,9 +486,9 @@ def test_a_message_that_troubles_the_machinery_does_not_hold_up_the_rest(
     effects.troubled = {sent[0].message_id}
     publisher.publish(sent)
     consuming()
-    until(lambda: len(effects.done) >= 99)
+    eventually(lambda: len(effects.done) >= 99)
     effects.troubled.clear()
-    until(lambda: len(effects.done) >= 100)
+    eventually(lambda: len(effects.done) >= 100)
     assert effects.ids == [task.message_id for task in sent]
     assert effects.done[-1].attempts == 0
 
@@ -513,7 +507,7 @@ def test_a_parking_lot_in_trouble_loses_nothing(
     effects.poison = {doomed.message_id}
     publisher.publish([doomed])
     consuming(park=park)
-    until(lambda: len(effects.parked) == 1)
+    eventually(lambda: len(effects.parked) == 1)
     assert effects.parked[0][0].attempts == ATTEMPTS_MAX
 
 
@@ -533,7 +527,7 @@ def test_a_consumer_outlives_its_connection(
     sent = tasks_of(500)
     publisher.publish(sent)
     consumer = consuming(via(proxy), handle=handle)
-    until(lambda: len(set(effects.ids)) == 500)
+    eventually(lambda: len(set(effects.ids)) == 500)
     assert len(effects.done) > 500  # what was handled but not acknowledged came again
     assert consumer.stats().troubles >= 3
     assert effects.parked == []
@@ -545,18 +539,18 @@ def test_a_consumer_starts_before_its_broker_and_survives_a_lost_queue(
     with socket.create_server(("127.0.0.1", 0)) as placeholder:
         port = placeholder.getsockname()[1]
     consumer = consuming(f"amqp://guest:guest@127.0.0.1:{port}/")
-    until(lambda: consumer.stats().troubles >= 2)
+    eventually(lambda: consumer.stats().troubles >= 2)
     assert consumer.stop(timeout_seconds=WAIT)
 
     consumer = consuming()
     publisher.publish(tasks_of(1))
-    until(lambda: len(effects.done) == 1)
+    eventually(lambda: len(effects.done) == 1)
     link = Link(endpoint_of(URL), name="test vandal")
     channel_of(link).queue_delete(f"{prefix}{AWARD}")
     link.close()
-    until(lambda: consumer.stats().troubles >= 1)
-    until(lambda: accepted(publisher))
-    until(lambda: len(effects.done) >= 2)
+    eventually(lambda: consumer.stats().troubles >= 1)
+    eventually(lambda: accepted(publisher))
+    eventually(lambda: len(effects.done) >= 2)
 
 
 def test_heartbeats_keep_an_idle_consumer_and_find_a_dead_broker(
@@ -567,7 +561,7 @@ def test_heartbeats_keep_an_idle_consumer_and_find_a_dead_broker(
     time.sleep(3.5)
     assert consumer.stats().troubles == 0
     proxy.silence()
-    until(lambda: consumer.stats().troubles >= 1)
+    eventually(lambda: consumer.stats().troubles >= 1)
     proxy.restore()
 
 
@@ -578,10 +572,10 @@ def test_what_a_dead_consumer_held_is_delivered_again(
     publisher.publish(sent)
     dying = Link(endpoint_of(URL), name="test dying")
     dying.consume(f"{prefix}{AWARD}", tag="t", prefetch=20)
-    until(lambda: dying.read(0.1) or len(dying.arrivals) == 20)
+    eventually(lambda: dying.read(0.1) or len(dying.arrivals) == 20)
     dying._connection.sock.close()
     consuming()
-    until(lambda: len(effects.done) >= 20)
+    eventually(lambda: len(effects.done) >= 20)
     assert effects.ids == [task.message_id for task in sent]
 
 
@@ -592,14 +586,14 @@ def test_a_message_that_kills_its_consumers_ends_up_parked(
     publisher.publish([deadly._replace(attempts=3)])
     lose_consumers(prefix, times=DELIVERIES_MAX + 1)
     parking = RabbitParking(URL, prefix=prefix, topics=TOPICS)
-    until(lambda: parking.count() == 1)
+    eventually(lambda: parking.count() == 1)
     (parked,) = parking.list()
     assert (parked.message_id, parked.topic, parked.message) == (f"{AWARD}-00000", AWARD, b'{"n":0}')
     assert parked.reason == "delivered 20 times, and every time its consumer was lost"
     assert parking.redrive() == 1
     assert parking.count() == 0
     consuming()
-    until(lambda: effects.done == [deadly])
+    eventually(lambda: effects.done == [deadly])
 
 
 def test_what_is_not_understood_is_parked_listed_redriven_and_dropped(
@@ -615,10 +609,10 @@ def test_what_is_not_understood_is_parked_listed_redriven_and_dropped(
     )
     publisher.publish(sent[5:])
     consumer = consuming()
-    until(lambda: len(effects.done) == 10 and consumer.stats().parked == 3)
+    eventually(lambda: len(effects.done) == 10 and consumer.stats().parked == 3)
     assert consumer.stop(timeout_seconds=WAIT)
     parking = RabbitParking(URL, prefix=prefix, topics=TOPICS)
-    until(lambda: parking.count() == 3)
+    eventually(lambda: parking.count() == 3)
     for _ in range(2):  # listing takes nothing away
         listed = sorted(parking.list(), key=lambda parked: parked.message)
         assert [parked.message for parked in listed] == [b"hello", b"{}", b"\xff\xfe"]
@@ -626,20 +620,20 @@ def test_what_is_not_understood_is_parked_listed_redriven_and_dropped(
         assert listed[0].reason == "not understood: it has no message id"
         assert (listed[1].user_id, listed[1].reason) == ("ann", "not understood: its attempts header is no count")
         assert "properties cannot be read" in listed[2].reason
-        until(lambda: parking.count() == 3)
+        eventually(lambda: parking.count() == 3)
     assert len(parking.list(2)) == 2
-    until(lambda: parking.count() == 3)
+    eventually(lambda: parking.count() == 3)
 
     assert parking.redrive("nobody") == 0
-    until(lambda: parking.count() == 3)
+    eventually(lambda: parking.count() == 3)
     assert parking.redrive("stray") == 1
-    until(lambda: parking.count() == 2)
+    eventually(lambda: parking.count() == 2)
     assert depth(prefix, AWARD) == 1
     consumer = consuming()
-    until(lambda: parking.count() == 3)  # still not understood, so parked again
+    eventually(lambda: parking.count() == 3)  # still not understood, so parked again
     assert consumer.stop(timeout_seconds=WAIT)
     assert parking.drop("stray") == 1
-    until(lambda: parking.count() == 2)
+    eventually(lambda: parking.count() == 2)
     assert parking.drop() == 2
     assert parking.count() == 0
     assert parking.list() == []
@@ -657,14 +651,14 @@ def test_stop_is_bounded_and_leaves_the_rest_to_the_broker(
 
     one_by_one(publisher, tasks_of(200))
     consumer = consuming(handle=handle, prefetch=10)
-    until(lambda: depth(prefix, AWARD) == 190)
+    eventually(lambda: depth(prefix, AWARD) == 190)
     started = time.monotonic()
     assert not consumer.stop(timeout_seconds=0.1)
     assert time.monotonic() - started < WAIT, "while a message is still being handled"
     gate.set()
     assert consumer.stop(timeout_seconds=WAIT)
     assert len(effects.done) == 10
-    until(lambda: depth(prefix, AWARD) == 190)
+    eventually(lambda: depth(prefix, AWARD) == 190)
 
 
 def test_a_consumer_that_never_ran_can_be_stopped(prefix: str, effects: Effects) -> None:

@@ -28,8 +28,9 @@ from bigmarket.storage.installation import Stores
 from faults.load import ACTIVITY, Load, Log, ask_again, asks_of
 from faults.processes import OurProcess, ServerProcess, WorkProcess, environment, run_cli
 from faults.services import DECLARED_SECONDS, MariaDbProcess, RabbitProcess, Service
-from faults.verdict import DRAIN_SECONDS, DRAWS_EACH, SKU, assert_delivered, assert_kept, credit, rush, wait_until
+from faults.verdict import DRAIN_SECONDS, DRAWS_EACH, SKU, assert_delivered, assert_kept, credit, rush
 from support import count
+from waiting import eventually
 
 BACK_SECONDS = 45.0  # after a fault, until draws are answered and awards delivered again
 RECOVERED_SECONDS = 60.0  # so long is waited for that, to be able to tell how long it took
@@ -139,7 +140,7 @@ class Production:
             for program in self.programs.values():
                 program.wait_ready()
             if self.broker is not None:
-                wait_until(self._declared, seconds=10)
+                eventually(self._declared, seconds=10)
                 self._declared_at = time.monotonic()
             yield stores
 
@@ -262,7 +263,7 @@ class Production:
         Returns the seconds it took to drain.
         """
         since = time.monotonic()
-        wait_until(lambda: waiting(stores) == 0, seconds=DRAIN_SECONDS, pause_seconds=PROBE_SECONDS)
+        eventually(lambda: waiting(stores) == 0, seconds=DRAIN_SECONDS, pause_seconds=PROBE_SECONDS)
         drained = time.monotonic() - since
         asyncio.run(ask_again(log, self.servers[-1].port))
         assert_delivered(*stores.shards)

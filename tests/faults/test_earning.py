@@ -14,8 +14,9 @@ from bigmarket.app import now_ms
 from bigmarket.storage.migrate import migrate
 from faults.load import Connection, Reply
 from faults.processes import ServerProcess
-from faults.verdict import broken, opened, wait_until
+from faults.verdict import broken, opened
 from support import count, install
+from waiting import eventually
 
 pytestmark = pytest.mark.faults
 
@@ -116,7 +117,7 @@ def test_kills_while_users_earn_leave_nothing_half_done(tmp_path: Path) -> None:
         customers = [Customer(f"u{number:04}", server.port) for number in range(USERS)]
         asyncio.run(_day(server, customers, random.Random(20261121)))
         with opened(home) as store:
-            wait_until(lambda: count(store, "SELECT COUNT(*) FROM task") == 0, seconds=BACK_SECONDS)
+            eventually(lambda: count(store, "SELECT COUNT(*) FROM task") == 0, seconds=BACK_SECONDS)
     with opened(home) as store:
         assert broken(store) == []
         assert count(store, "SELECT COUNT(*) FROM user_behavior") == USERS

@@ -13,16 +13,8 @@ import pytest
 
 from faults.load import ACTIVITY, Ask, Log, Reply, connected
 from faults.processes import ServerProcess
-from faults.verdict import (
-    DRAWS_EACH,
-    assert_delivered,
-    broken,
-    lost,
-    opened,
-    set_up,
-    stored_draws,
-    wait_until,
-)
+from faults.verdict import DRAWS_EACH, assert_delivered, broken, lost, opened, set_up, stored_draws
+from waiting import eventually
 
 pytestmark = pytest.mark.faults
 
@@ -63,7 +55,7 @@ def test_a_full_disk_refuses_draws_and_passes(disk: Path) -> None:
         assert ready.status == 503
         assert b"of disk are free" in ready.body
         (disk / "filler").unlink()
-        wait_until(lambda: asyncio.run(_ready(server.port)).status == 200, seconds=10)
+        eventually(lambda: asyncio.run(_ready(server.port)).status == 200, seconds=10)
         _assert_goes_on(server, users, home, log)
 
 

@@ -12,7 +12,6 @@ from bigmarket.app import World
 from bigmarket.draw import Answer, Drawn
 from bigmarket.errors import Trouble
 from faults.services import MariaDbProcess
-from faults.verdict import wait_until
 from sharded import (
     CAR,
     POINTS,
@@ -28,6 +27,7 @@ from sharded import (
     won,
     world_of,
 )
+from waiting import eventually
 
 pytestmark = pytest.mark.faults
 
@@ -84,12 +84,12 @@ def test_without_the_hub_draws_go_on(world: World, hub: MariaDbProcess, fault: s
     else:
         hub.start()
         hub.wait_ready()
-    wait_until(lambda: _can_draw(world, short[0]), seconds=BACK_SECONDS)
+    eventually(lambda: _can_draw(world, short[0]), seconds=BACK_SECONDS)
     while won(world.stores) < CARS:
         draw_all(world, short + stocked)
     assert draw(world, short[0]) == POINTS
     assert world.escrow is not None
-    wait_until(lambda: _swept(world), seconds=BACK_SECONDS)
+    eventually(lambda: _swept(world), seconds=BACK_SECONDS)
     assert not broken(world.stores)
 
 

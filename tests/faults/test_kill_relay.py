@@ -13,7 +13,8 @@ import pytest
 
 from faults.load import Load, asks_of
 from faults.processes import ServerProcess
-from faults.verdict import DRAWS_EACH, Wreck, assert_delivered, assert_kept, opened, set_up, undelivered, wait_until
+from faults.verdict import DRAWS_EACH, Wreck, assert_delivered, assert_kept, opened, set_up, undelivered
+from waiting import eventually
 
 pytestmark = pytest.mark.faults
 
@@ -66,4 +67,4 @@ def _undelivered(home: Path) -> int:
 
 
 def _wait_until_delivered(home: Path, *, more: int, left: int) -> None:
-    wait_until(lambda: _undelivered(home) <= left - more, seconds=30, pause_seconds=0.001)
+    eventually(lambda: _undelivered(home) <= left - more, seconds=30, pause_seconds=0.001)

@@ -19,8 +19,9 @@ from bigmarket.storage.endpoints import add_endpoint
 from bigmarket.storage.migrate import migrate
 from faults.processes import ServerProcess
 from faults.verdict import opened
-from receiver import SECRET, Call, Receiver, Say, receiving, until
+from receiver import SECRET, Call, Receiver, Say, receiving
 from support import SMALL, count, give, install
+from waiting import eventually
 
 pytestmark = pytest.mark.faults
 
@@ -75,7 +76,7 @@ def test_a_process_that_dies_between_call_and_commit_calls_again_under_the_same_
                     revive(server, dead)
                     return len(kills) == KILLS and not count(store, waiting)
 
-                until(settled, seconds=60)
+                eventually(settled, seconds=60)
                 assert [finding for finding in examine(store, now_ms=now_ms(), grace_ms=0) if not finding.ok] == []
                 drawn = count(store, "SELECT COUNT(*) FROM user_award_record")
                 assert count(store, "SELECT COUNT(*) FROM award_delivery WHERE state = 'done'") == drawn

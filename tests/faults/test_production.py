@@ -38,8 +38,9 @@ from faults.production import (
     waiting,
 )
 from faults.services import MariaDbProcess, RabbitProcess
-from faults.verdict import DRAIN_SECONDS, undelivered, wait_until
+from faults.verdict import DRAIN_SECONDS, undelivered
 from support import count
+from waiting import eventually
 
 pytestmark = pytest.mark.faults
 
@@ -196,7 +197,7 @@ def test_a_deleted_queue_is_declared_again_and_what_was_in_it_is_sent_again(
         gone = asyncio.run(_delete_queue(production, stores, load))
         print(f"\n  {gone} messages went with the queue")
         assert gone > 0
-        wait_until(lambda: not any(map(undelivered, stores.shards)), seconds=DRAIN_SECONDS)
+        eventually(lambda: not any(map(undelivered, stores.shards)), seconds=DRAIN_SECONDS)
         later = now_ms() + 2 * TASK_LAG_LIMIT_MS
         assert [finding.name for finding in examine(stores.config, now_ms=later) if not finding.ok] == ["M1"]
         monkeypatch.setattr(redelivery, "AGE_MS", 0)

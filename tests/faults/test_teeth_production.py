@@ -42,8 +42,8 @@ from bigmarket.storage.mysql_draw import _DAY_LEFT, _MONTH_LEFT, STATEMENTS, MyS
 from faults.load import Ask, Log, connected
 from faults.processes import ServerProcess, run_cli
 from faults.services import DECLARED_SECONDS, MariaDbProcess, RabbitProcess
-from faults.verdict import wait_until
 from support import IDS, count, facts, give, install
+from waiting import eventually
 
 pytestmark = pytest.mark.faults
 
@@ -308,15 +308,15 @@ def test_teeth_an_unconfirmed_message_is_missed_after_the_broker_is_killed(
         first, second = won_points(store, "ann", draws=5), won_points(store, "bob", draws=7)
         outgoing.deliver(first)
         with _consuming(store, rabbit, prefix=prefix):
-            wait_until(lambda: _completed(store) == len(first), seconds=10)
+            eventually(lambda: _completed(store) == len(first), seconds=10)
         time.sleep(DECLARED_SECONDS)
         taken = _publish_and_kill(rabbit, lambda: outgoing.deliver(second))
         assert taken is not confirms
         if confirms:
-            wait_until(lambda: _published(outgoing, second), seconds=15)
+            eventually(lambda: _published(outgoing, second), seconds=15)
         with _consuming(store, rabbit, prefix=prefix):
             expected = len(first) + (len(second) if confirms else 0)
-            wait_until(lambda: _completed(store) == expected, seconds=15)
+            eventually(lambda: _completed(store) == expected, seconds=15)
         outgoing.close()
         assert count(store, "SELECT COUNT(*) FROM task") == 0
         assert broken(store, later_ms=LATER_MS) == ([] if confirms else ["M1"])

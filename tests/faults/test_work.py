@@ -12,7 +12,8 @@ import pytest
 
 from faults.load import Load, ask_again, asks_of
 from faults.processes import ServerProcess, WorkProcess
-from faults.verdict import DRAWS_EACH, assert_delivered, assert_kept, opened, set_up, undelivered, wait_until
+from faults.verdict import DRAWS_EACH, assert_delivered, assert_kept, opened, set_up, undelivered
+from waiting import eventually
 
 pytestmark = pytest.mark.faults
 
@@ -74,21 +75,21 @@ def test_of_two_works_one_scans_and_the_other_takes_over(tmp_path: Path) -> None
     users = set_up(home, users=USERS)
     everything = {"relay:0", "job:backlog", "job:contacts", "job:unpaid-orders"}
     with drawing(home) as server, WorkProcess(home) as first:
-        wait_until(lambda: leases(first) == everything, seconds=10)
+        eventually(lambda: leases(first) == everything, seconds=10)
         with WorkProcess(home) as second:
             load = draw_all(users, server.port, rng)
             with opened(home) as store:
-                wait_until(lambda: undelivered(store) == 0, seconds=20)
+                eventually(lambda: undelivered(store) == 0, seconds=20)
             assert leases(first) == everything
             assert leases(second) == set()
             assert second.metric("bigmarket_relay_delivered_total") == {"": 0.0}
             first.kill()
-            wait_until(lambda: leases(second) == everything, seconds=TAKE_OVER_SECONDS)
+            eventually(lambda: leases(second) == everything, seconds=TAKE_OVER_SECONDS)
             first.start()
             first.wait_ready()
             second.signal(signal.SIGTERM)
             assert second.wait(seconds=EXIT_SECONDS) == 0
-            wait_until(lambda: leases(first) == everything, seconds=4)  # let go of, not run out
+            eventually(lambda: leases(first) == everything, seconds=4)  # let go of, not run out
         with opened(home) as store:
             assert_delivered(store)
             assert_kept(load.log, store)

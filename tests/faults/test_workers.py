@@ -15,7 +15,8 @@ import pytest
 
 from faults.load import Load, ask_again, asks_of
 from faults.processes import ServerProcess, environment, free_port, run_cli
-from faults.verdict import DRAWS_EACH, assert_delivered, assert_kept, opened, set_up, wait_until
+from faults.verdict import DRAWS_EACH, assert_delivered, assert_kept, opened, set_up
+from waiting import eventually
 
 pytestmark = pytest.mark.faults
 
@@ -48,7 +49,7 @@ def test_draws_are_spread_counted_together_and_kept(tmp_path: Path) -> None:
     home, rng = tmp_path / "home", random.Random(3)
     users = set_up(home, users=USERS)
     with serving(home) as server:
-        wait_until(lambda: len(resident(server)) == 2, seconds=20)
+        eventually(lambda: len(resident(server)) == 2, seconds=20)
         load = Load([server.port], asks_of(users, each=DRAWS_EACH, rng=rng), clients=32, rng=rng)
         asyncio.run(_draw_all(load))
         drawn = len(load.log.won) + load.log.repeats  # an answer to a repeat is counted too
@@ -59,7 +60,7 @@ def test_draws_are_spread_counted_together_and_kept(tmp_path: Path) -> None:
             by_worker.update(server.metric("bigmarket_draws_total"))
             return sum(by_worker.values()) >= drawn
 
-        wait_until(all_counted, seconds=5)
+        eventually(all_counted, seconds=5)
         print(f"two workers on one file: {by_worker}, resident {resident(server)}; {load.log}")
         assert len(by_worker) == 2
         assert min(by_worker.values()) > 0
@@ -82,11 +83,11 @@ def test_a_killed_worker_is_replaced_and_nothing_acknowledged_is_lost(tmp_path: 
     home, rng = tmp_path / "home", random.Random(4)
     users = set_up(home, users=USERS)
     with serving(home) as server:
-        wait_until(lambda: len(workers_of(server)) == 2, seconds=20)
+        eventually(lambda: len(workers_of(server)) == 2, seconds=20)
         load = Load([server.port], asks_of(users, each=DRAWS_EACH, rng=rng), clients=16, rng=rng, think_seconds=0.02)
         asyncio.run(_kill_workers(server, load))
         asyncio.run(ask_again(load.log, server.port))
-        wait_until(lambda: server.metric("bigmarket_worker_restarts_total") == {'worker="supervisor"': 2}, seconds=10)
+        eventually(lambda: server.metric("bigmarket_worker_restarts_total") == {'worker="supervisor"': 2}, seconds=10)
         with opened(home) as store:
             assert_delivered(store)
             assert_kept(load.log, store)
@@ -98,7 +99,7 @@ async def _kill_workers(server: ServerProcess, load: Load) -> None:
         for victim in workers_of(server):
             await log.more_draws(100)
             os.kill(victim, signal.SIGKILL)
-            await asyncio.to_thread(wait_until, lambda: len(workers_of(server)) == 2, seconds=20)
+            await asyncio.to_thread(eventually, lambda: len(workers_of(server)) == 2, seconds=20)
         await log.more_draws(200)
 
 
@@ -106,7 +107,7 @@ def test_ctrl_c_ends_the_parent_and_its_workers_with_0(tmp_path: Path) -> None:
     home = tmp_path / "home"
     set_up(home, users=1)
     with serving(home) as server:
-        wait_until(lambda: len(workers_of(server)) == 2, seconds=20)
+        eventually(lambda: len(workers_of(server)) == 2, seconds=20)
         workers = workers_of(server)
         server.signal(signal.SIGINT)
         assert server.wait(seconds=EXIT_SECONDS) == 0
@@ -119,7 +120,7 @@ def test_a_signal_while_workers_still_start_ends_with_0_too(tmp_path: Path) -> N
     server = serving(home)
     server.start()
     try:
-        wait_until(lambda: bool(workers_of(server)), seconds=20, pause_seconds=0.001)
+        eventually(lambda: bool(workers_of(server)), seconds=20, pause_seconds=0.001)
         server.signal(signal.SIGTERM)
         assert server.wait(seconds=EXIT_SECONDS) == 0
     finally:
@@ -131,10 +132,10 @@ def test_without_their_parent_workers_drain_and_end(tmp_path: Path) -> None:
     home = tmp_path / "home"
     set_up(home, users=1)
     with serving(home) as server:
-        wait_until(lambda: len(workers_of(server)) == 2, seconds=20)
+        eventually(lambda: len(workers_of(server)) == 2, seconds=20)
         workers = workers_of(server)
         server.kill()
-        wait_until(lambda: not any(map(lives, workers)), seconds=EXIT_SECONDS)
+        eventually(lambda: not any(map(lives, workers)), seconds=EXIT_SECONDS)
 
 
 def test_workers_that_die_again_and_again_end_the_service_in_words(tmp_path: Path) -> None:

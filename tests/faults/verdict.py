@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import shutil
 import sqlite3
-import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
 from string import Template
@@ -23,6 +22,7 @@ from bigmarket.storage.migrate import migrate
 from bigmarket.storage.sqlite import SqliteStore
 from faults.load import Ask, Log, Won
 from support import IDS, bundles, count, install
+from waiting import eventually
 
 DRAIN_SECONDS = 40.0
 
@@ -156,7 +156,7 @@ def assert_kept(log: Log, *shards: Store, each: int = DRAWS_EACH, scarce: Mappin
 
 def assert_delivered(*shards: Store) -> None:
     """No task is left, every credit was given exactly once, and the balances are the sum of it all."""
-    wait_until(lambda: not any(map(undelivered, shards)), seconds=DRAIN_SECONDS)
+    eventually(lambda: not any(map(undelivered, shards)), seconds=DRAIN_SECONDS)
     assert total(shards, "SELECT COUNT(*) FROM task") == 0, "none is parked either"
     owed = total(shards, "SELECT COUNT(*) FROM user_award_record WHERE award_id = 1")
     assert owed > 0
@@ -178,14 +178,6 @@ def total(shards: Sequence[Store], sql: str) -> int:
 def undelivered(store: Store) -> int:
     """Tasks that wait to be delivered."""
     return count(store, "SELECT COUNT(*) FROM task WHERE state IN ('create', 'fail')")
-
-
-def wait_until(condition: Callable[[], bool], *, seconds: float, pause_seconds: float = 0.02) -> None:
-    """Wait until ``condition`` holds; fail when it does not in time."""
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, f"did not happen within {seconds} s"
-        time.sleep(pause_seconds)
 
 
 class Wreck:

@@ -10,8 +10,9 @@ import pytest
 from sqlalchemy import text
 
 from databases import BACKENDS, Databases
-from serving import Served, eventually, install_small, placed, serving
+from serving import Served, install_small, placed, serving
 from support import DAY, HOUR, NOON, assert_healthy, count
+from waiting import eventually
 
 RAFFLE = "/api/v1/raffle"
 LATE_EVENING = NOON + 11 * HOUR + HOUR // 2  # 23:30 in Shanghai

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
@@ -25,6 +24,7 @@ from faults.processes import environment
 from flows.broker import broker_settings
 from purchases import FEW, PLENTY, PRICE, SOLD, shop
 from support import NOON
+from waiting import eventually
 
 WAIT = 20.0
 
@@ -75,13 +75,6 @@ def balance(world: World, user: str) -> int:
     with world.stores.of(user).reading() as connection:
         found = credit_account_of(connection, user)
     return found.available_cents if found else 0
-
-
-def eventually(holds: Callable[[], bool]) -> None:
-    give_up_at = time.monotonic() + WAIT
-    while not holds():
-        assert time.monotonic() < give_up_at
-        time.sleep(0.02)
 
 
 def assert_healthy(world: World, clock: Clock) -> None:

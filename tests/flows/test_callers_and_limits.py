@@ -18,9 +18,10 @@ from bigmarket.api.limits import Limits
 from bigmarket.storage.schema import SPLIT
 from databases import Databases
 from faults.processes import ServerProcess, run_cli
-from serving import Served, eventually, install_small, placed, serving
+from serving import Served, install_small, placed, serving
 from support import assert_healthy, count, give, install
 from v1_examples import KEY, PARTNER, SECRET, SHOP, stage, token
+from waiting import eventually
 
 V1 = "/api/v1/raffle"
 ACTIVITY = f"{V1}/activity"

@@ -17,9 +17,10 @@ import pytest
 from bigmarket.api import hot, server
 from bigmarket.api.connection import BoundedConnection
 from bigmarket.api.hot import HotRequest
-from serving import DRAW, Served, eventually, install_small, serving
+from serving import DRAW, Served, install_small, serving
 from support import assert_healthy, count, give
 from v1_examples import KEY, stuck
+from waiting import eventually
 
 V1 = "/api/v1/raffle"
 HEALTH = b"GET /healthz HTTP/1.1\r\nhost: x\r\n\r\n"

@@ -15,8 +15,9 @@ import pytest
 from bigmarket.activity.campaign import parse_campaign
 from databases import Databases
 from faults.load import Connection, Reply
-from serving import Served, eventually, placed, serving
+from serving import Served, placed, serving
 from support import NOON, assert_healthy, count, install
+from waiting import eventually
 
 USERS = 10_000
 CONNECTIONS = 64

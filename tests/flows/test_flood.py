@@ -16,9 +16,10 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from bigmarket.api import connection, server
-from serving import DRAW, Served, eventually, install_small, serving
+from serving import DRAW, Served, install_small, serving
 from support import assert_healthy, count, give
 from v1_examples import stuck
+from waiting import eventually
 
 SERVED, TOLD = 64, 32  # connections that are served; that are told that they are too many
 CROWD = 300

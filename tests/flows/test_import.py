@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import logging
 import os
-import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from functools import partial
@@ -24,6 +23,7 @@ from bigmarket.settings import PREFIX, load_settings
 from databases import Databases
 from reference_dumps import ACTIVITY, configuration, installation, mysqldump, sequel_ace, statements
 from support import count
+from waiting import eventually
 
 
 class Result(NamedTuple):
@@ -83,13 +83,6 @@ def counted(sql: str) -> int:
         stores.close()
 
 
-def wait_until(true: Callable[[], bool], *, seconds: float = 20.0) -> None:
-    give_up_at = time.monotonic() + seconds
-    while not true():
-        assert time.monotonic() < give_up_at, "it never came true"
-        time.sleep(0.05)
-
-
 def broken(bigmarket: Bigmarket) -> set[str]:
     findings = bigmarket("doctor", "--json").document["findings"]
     return {finding["name"] for finding in findings if not finding["ok"]}
@@ -133,7 +126,7 @@ def test_a_repaired_installation_is_sound_and_its_users_go_on_drawing(
     delivered = "SELECT COUNT(*) FROM user_award_record WHERE award_id = 101 AND award_state = 'completed'"
     delivered = f"{delivered} AND revision_id = 'imported'"
     with World(load_settings()):
-        wait_until(lambda: counted(delivered) == 3)
+        eventually(lambda: counted(delivered) == 3)
     assert broken(bigmarket) == set()
 
 
@@ -363,6 +356,6 @@ def test_users_go_to_their_shards_and_units_with_them(
         with World(load_settings()):
             for shard, owed in zip(stores.shards, (1, 2), strict=True):
                 done = "SELECT COUNT(*) FROM user_award_record WHERE award_id = 101 AND award_state = 'completed'"
-                wait_until(partial(lambda s, n, q: count(s, q) == n, shard, owed, done))
+                eventually(partial(lambda s, n, q: count(s, q) == n, shard, owed, done))
     finally:
         stores.close()

@@ -14,8 +14,9 @@ import pytest
 
 from bigmarket.errors import Trouble
 from databases import Databases
-from serving import Served, eventually, install_small, placed, serving
+from serving import Served, install_small, placed, serving
 from support import give
+from waiting import eventually
 
 STRATEGY, ACTIVITY = "/api/v1/raffle/strategy", "/api/v1/raffle/activity"
 AWARDS = f"{STRATEGY}/query_raffle_award_list"

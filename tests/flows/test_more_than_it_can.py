@@ -14,8 +14,9 @@ import pytest
 
 from bigmarket.desks import DrawDesk, DrawStore
 from bigmarket.draw import DrawTx
-from serving import DRAW, Served, eventually, install_small, serving
+from serving import DRAW, Served, install_small, serving
 from support import assert_healthy, count, give
+from waiting import eventually
 
 BATCH = 10
 BATCH_SECONDS = 0.1  # that the store takes for each: 100 draws a second and no more

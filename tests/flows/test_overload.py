@@ -23,9 +23,10 @@ from bigmarket.api import application, health
 from bigmarket.api.server import listening
 from bigmarket.errors import Trouble
 from bigmarket.settings import load_settings
-from serving import DRAW, Served, eventually, free_port, install_small, serving
+from serving import DRAW, Served, free_port, install_small, serving
 from support import assert_healthy, count, give
 from v1_examples import stuck
+from waiting import eventually
 
 USED = "SELECT total_count - total_count_surplus FROM raffle_activity_account WHERE user_id = '{}'"
 

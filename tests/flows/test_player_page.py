@@ -15,8 +15,9 @@ from bigmarket.api.tokens import Tokens
 from bigmarket.app import KIND_CHECKS
 from browser import chromium
 from faults.processes import ServerProcess, run_cli
-from serving import Served, eventually, serving
+from serving import Served, serving
 from support import assert_healthy, count, give, install
+from waiting import eventually
 
 KEY = "a-server-key-of-24-characters"
 SECRET = "a-secret-of-32-characters-at-least"  # noqa: S105  of this test alone

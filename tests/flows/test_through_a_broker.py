@@ -36,11 +36,11 @@ from bigmarket.storage.installation import Stores
 from databases import Databases
 from faults.load import Connection, Load, Log, asks_of
 from faults.processes import ServerProcess, WorkProcess, environment, free_port, run_cli
-from faults.verdict import SKU, assert_delivered, assert_kept, rush, wait_until
+from faults.verdict import SKU, assert_delivered, assert_kept, rush
 from flows.broker import BROKER, BROKER_URL, delete_queues
 from proxy import Proxy
-from serving import eventually
 from support import count
+from waiting import eventually
 
 DRAWS_EACH = 50
 EXIT_SECONDS = 10.0
@@ -130,21 +130,21 @@ def test_what_is_drawn_over_http_reaches_its_winner(databases: Databases, tmp_pa
     with site(databases, tmp_path / "home", users=30) as one, one.server() as server, one.work() as work:
         log = draw(one, server.port, draws=30 * DRAWS_EACH)
         one.bigmarket("recharge", "--user", "a latecomer", "--sku", "12", "--out-business-no", "the only one")
-        wait_until(lambda: one.owed() + one.outbox() == 0, seconds=30)
+        eventually(lambda: one.owed() + one.outbox() == 0, seconds=30)
         assert_delivered(*one.stores.shards)
         assert_kept(log, *one.stores.shards)
         assert one.bigmarket("doctor")["ok"]
         assert not sum(broker_depths(one.settings).values())
         won = count(one.stores.config, "SELECT COUNT(*) FROM user_award_record WHERE award_id = 1")
         assert work.metric("bigmarket_consumed_total")[""] >= won > 0
-        wait_until(lambda: work.metric("bigmarket_sku_sold_out_total")[""] == 1, seconds=10)
+        eventually(lambda: work.metric("bigmarket_sku_sold_out_total")[""] == 1, seconds=10)
         assert not log.troubles
 
 
 def test_every_shard_has_its_own_relay_and_queues(databases: Databases, tmp_path: Path) -> None:
     with site(databases, tmp_path / "home", users=30, shards=2) as one, one.server() as server, one.work():
         log = draw(one, server.port, draws=600)
-        wait_until(lambda: one.owed() + one.outbox() == 0, seconds=30)
+        eventually(lambda: one.owed() + one.outbox() == 0, seconds=30)
         for shard in one.stores.shards:
             completed = "SELECT COUNT(*) FROM user_award_record WHERE award_id = 1 AND award_state = 'completed'"
             assert count(shard, completed) == count(shard, "SELECT COUNT(*) FROM user_credit_order") > 0
@@ -159,7 +159,7 @@ def test_without_the_broker_draws_go_on_and_afterwards_everything_arrives(
     port = free_port()
     with site(databases, tmp_path / "home", users=30, port=port) as one, one.server() as server, one.work() as work:
         draw(one, server.port, draws=300)
-        wait_until(lambda: work.metric("bigmarket_relay_stalled") == {"": 1.0}, seconds=20)
+        eventually(lambda: work.metric("bigmarket_relay_stalled") == {"": 1.0}, seconds=20)
         log = draw(one, server.port, draws=300)
         assert not log.troubles, "nobody who draws notices"
         assert one.owed() == one.outbox() > 0, "what was won waits"
@@ -170,10 +170,10 @@ def test_without_the_broker_draws_go_on_and_afterwards_everything_arrives(
         back = Proxy(BROKER, port=port)
         try:
             since = time.monotonic()
-            wait_until(lambda: one.owed() + one.outbox() == 0, seconds=20)
+            eventually(lambda: one.owed() + one.outbox() == 0, seconds=20)
             print(f"drained {time.monotonic() - since:.1f} s after the broker came")
             assert_delivered(*one.stores.shards)
-            wait_until(lambda: work.metric("bigmarket_relay_stalled") == {"": 0.0}, seconds=5)
+            eventually(lambda: work.metric("bigmarket_relay_stalled") == {"": 0.0}, seconds=5)
             assert "delivery goes on" in work.log
         finally:
             back.close()
@@ -194,7 +194,7 @@ def test_without_the_broker_processes_still_end_in_time(
         else:
             proxy.close()
         draw(one, server.port, draws=100)
-        wait_until(lambda: work.metric("bigmarket_relay_stalled") == {"": 1.0}, seconds=20)
+        eventually(lambda: work.metric("bigmarket_relay_stalled") == {"": 1.0}, seconds=20)
         for process in (work, server):
             process.signal(signal.SIGTERM)
             assert process.wait(seconds=EXIT_SECONDS) == 0
@@ -217,7 +217,7 @@ def test_a_broker_that_falls_silent_costs_no_award(databases: Databases, tmp_pat
             proxy.cut()
             draw(one, server.port, draws=100)
             proxy.restore()
-            wait_until(lambda: one.owed() + one.outbox() == 0, seconds=30)
+            eventually(lambda: one.owed() + one.outbox() == 0, seconds=30)
             assert_delivered(*one.stores.shards)
             assert one.bigmarket("doctor")["ok"]
     finally:
@@ -249,7 +249,7 @@ def test_what_is_parked_is_listed_redriven_and_dropped_wherever_it_lies(database
         assert one.bigmarket("parked", "drop", "--all", "--yes") == {"dropped": 3}
         assert one.bigmarket("parked", "list") == {"parked": []}
         with one.work():
-            wait_until(lambda: one.owed() + one.outbox() == 0, seconds=30)
+            eventually(lambda: one.owed() + one.outbox() == 0, seconds=30)
         failed = "SELECT COUNT(*) FROM user_award_record WHERE award_state = 'fail'"
         assert count(one.stores.config, failed) == 3
 

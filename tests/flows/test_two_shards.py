@@ -20,8 +20,9 @@ from bigmarket.cli.running import run
 from bigmarket.settings import PREFIX
 from bigmarket.storage.campaigns import write_campaign
 from bigmarket.storage.doctor import examine
-from serving import Served, eventually, serving
+from serving import Served, serving
 from support import NOON, SMALL
+from waiting import eventually
 
 RAFFLE = "/api/v1/raffle"
 CAR, LAMP = 4, 3

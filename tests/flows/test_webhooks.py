@@ -21,8 +21,9 @@ from bigmarket.cli.running import run
 from bigmarket.settings import PREFIX, load_settings
 from bigmarket.storage.doctor import examine
 from bigmarket.webhooks.sending import signed
-from receiver import OTHER_SECRET, SECRET, Receiver, Say, receiving, until
+from receiver import OTHER_SECRET, SECRET, Receiver, Say, receiving
 from support import SMALL, count
+from waiting import eventually
 
 ROOT = Path(__file__).parents[2]
 
@@ -137,7 +138,7 @@ def test_what_is_won_arrives_once_signed_and_the_books_agree(
     set_up(bigmarket, receiver, tmp_path)
     with world() as running:
         orders = draw(running, 40)
-        until(lambda: not due(running))
+        eventually(lambda: not due(running))
         assert sorted(receiver.ids) == sorted(orders)
         assert all(call.genuine for call in receiver.calls)
         assert healthy(running) == []
@@ -162,10 +163,10 @@ def test_what_a_receiver_lost_is_replayed_under_the_same_id(
     set_up(bigmarket, receiver, tmp_path)
     with world() as running:
         (order,) = draw(running, 1)
-        until(lambda: not due(running))
+        eventually(lambda: not due(running))
         assert bigmarket("deliveries", "replay", order.lower(), "--json").document == {"replayed": 1}
         receiver.wait_for(2)
-        until(lambda: bigmarket("deliveries", "show", order, "--json").document["state"] == "done")
+        eventually(lambda: bigmarket("deliveries", "show", order, "--json").document["state"] == "done")
         assert healthy(running) == []
     assert receiver.ids == [order, order]
     assert len(bigmarket("deliveries", "show", order, "--json").document["log"]) == 2
@@ -178,7 +179,7 @@ def test_a_receiver_that_is_gone_is_closed_and_everything_replayed_once_it_is_ba
     receiver.answering = lambda *_: Say(410)
     with world() as running:
         (order,) = draw(running, 1)
-        until(lambda: len(bigmarket("deliveries", "list", "--json").document["deliveries"]) == 1)
+        eventually(lambda: len(bigmarket("deliveries", "list", "--json").document["deliveries"]) == 1)
         assert healthy(running) == [], "parked with a reason is no broken promise"
         (parked,) = bigmarket("deliveries", "list", "--json").document["deliveries"]
         assert (parked["order_id"], parked["state"], parked["reason"]) == (order, "parked", "410 Gone: {}")
@@ -191,7 +192,7 @@ def test_a_receiver_that_is_gone_is_closed_and_everything_replayed_once_it_is_ba
         assert opened == {"endpoint": name, "state": "open", "parked": 1}
         receiver.answering = lambda *_: Say(204)
         assert bigmarket("deliveries", "replay", "--all", "--place", name, "--json").document == {"replayed": 1}
-        until(lambda: not due(running))
+        eventually(lambda: not due(running))
         assert healthy(running) == []
     assert bigmarket("deliveries", "list").out.strip() == "No delivery is parked."
 
@@ -201,7 +202,7 @@ def test_a_parked_delivery_may_be_given_up(bigmarket: Bigmarket, receiver: Recei
     receiver.answering = lambda *_: Say(410)
     with world() as running:
         (order,) = draw(running, 1)
-        until(lambda: len(bigmarket("deliveries", "list", "--json").document["deliveries"]) == 1)
+        eventually(lambda: len(bigmarket("deliveries", "list", "--json").document["deliveries"]) == 1)
         assert bigmarket("deliveries", "drop", "--all", "--json").code == 2, "nobody can be asked"
         assert bigmarket("deliveries", "drop", order.lower(), "--yes", "--json").document == {"dropped": 1}
         assert bigmarket("deliveries", "drop", order, "--yes").code == 1
@@ -222,17 +223,23 @@ def test_every_shard_dispatches_its_own(
     set_up(bigmarket, receiver, tmp_path)
     with world() as running:
         orders = draw(running, 30)
-        until(lambda: len(bigmarket("deliveries", "list", "--state", "done", "--json").document["deliveries"]) == 30)
+        eventually(
+            lambda: len(bigmarket("deliveries", "list", "--state", "done", "--json").document["deliveries"]) == 30
+        )
         assert healthy(running) == []
         receiver.answering = lambda *_: Say(410)
         draw(running, 6)
-        until(lambda: len(bigmarket("deliveries", "list", "--state", "due", "--json").document["deliveries"]) < 6)
+        eventually(
+            lambda: len(bigmarket("deliveries", "list", "--state", "due", "--json").document["deliveries"]) < 6
+        )
         waiting = bigmarket("deliveries", "list", "--state", "all", "--limit", "36", "--json").document["deliveries"]
         assert {one["shard"] for one in waiting} == {0, 1}
         receiver.answering = lambda *_: Say()
         for name in ENDPOINTS:
             bigmarket("webhooks", "open", name)
-        until(lambda: bigmarket("deliveries", "replay", "--all").code == 0 and no_more_due(bigmarket), seconds=30)
+        eventually(
+            lambda: bigmarket("deliveries", "replay", "--all").code == 0 and no_more_due(bigmarket), seconds=30
+        )
         assert healthy(running) == []
     assert set(orders) < set(receiver.ids)
 

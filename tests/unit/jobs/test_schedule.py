@@ -3,23 +3,16 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Callable, Iterator
 
 import pytest
 
 from bigmarket.errors import Trouble
 from bigmarket.jobs.schedule import Job, JobStats, Schedule
+from waiting import eventually
 
 NOW = 1_790_000_000_000
 WAIT = 10.0
-
-
-def until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + WAIT
-    while not condition():
-        assert time.monotonic() < deadline, "took too long"
-        time.sleep(0.002)
 
 
 def schedule_of(*jobs: Job, held: Callable[[str], int | None] = lambda _: 1) -> Schedule:
@@ -77,8 +70,8 @@ def test_a_fault_is_counted_and_ends_nothing(fault: Exception) -> None:
 
 def test_jobs_run_again_and_again(started: Callable[..., Schedule]) -> None:
     schedule = started(Job("a", 0.02, "", lambda _: None), Job("b", 0.02, "", lambda _: 1 / 0))
-    until(lambda: schedule.stats()[0].successes >= 3)
-    until(lambda: schedule.stats()[1].failures >= 3)
+    eventually(lambda: schedule.stats()[0].successes >= 3)
+    eventually(lambda: schedule.stats()[1].failures >= 3)
 
 
 def test_a_slow_run_is_never_joined_by_another(started: Callable[..., Schedule]) -> None:
@@ -94,11 +87,11 @@ def test_a_slow_run_is_never_joined_by_another(started: Callable[..., Schedule])
         at_once -= 1
 
     schedule = started(Job("slow", 0.01, "", slow), Job("beat", 0.02, "", beats.append))
-    until(lambda: at_once == 1)
+    eventually(lambda: at_once == 1)
     seen = len(beats)
-    until(lambda: len(beats) >= seen + 5)  # many of its turns pass meanwhile
+    eventually(lambda: len(beats) >= seen + 5)  # many of its turns pass meanwhile
     go_on.set()
-    until(lambda: schedule.stats()[0].successes >= 2)
+    eventually(lambda: schedule.stats()[0].successes >= 2)
     assert most == 1
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import pytest
@@ -23,6 +23,7 @@ from bigmarket.outbox.task import (
     failed,
     postponed,
 )
+from waiting import eventually
 
 WAIT = 10.0
 
@@ -127,13 +128,6 @@ def turns(relay: Relay, *, most: int = 2_000) -> None:
         if not relay._turn():
             return
     raise AssertionError("the relay never came to rest")
-
-
-def until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + WAIT
-    while not condition():
-        assert time.monotonic() < deadline, "took too long"
-        time.sleep(0.002)
 
 
 def test_offered_tasks_go_out_in_order_and_in_bounded_batches(outbox: Outbox) -> None:
@@ -342,7 +336,7 @@ def test_offer_never_waits_for_a_delivery(outbox: Outbox) -> None:
     assert relay.overflows > 0
     outbox.now += GRACE_MS
     outbox.gate.set()
-    until(lambda: outbox.states() == {"completed": 20 * 256})
+    eventually(lambda: outbox.states() == {"completed": 20 * 256})
     assert relay.stop(timeout_seconds=WAIT)
 
 
@@ -385,7 +379,7 @@ def test_a_fault_in_the_scan_does_not_end_the_service(outbox: Outbox, monkeypatc
     time.sleep(0.05)
     monkeypatch.undo()
     relay.offer(outbox.write(5))
-    until(lambda: outbox.states() == {"completed": 5})
+    eventually(lambda: outbox.states() == {"completed": 5})
     assert relay.stop(timeout_seconds=WAIT)
 
 
