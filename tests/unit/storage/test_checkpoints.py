@@ -193,7 +193,7 @@ def test_copying_beside_writers_never_starts_when_all_is_copied(
             if without:
                 eventually(lambda: not all(watch.safe))
             else:
-                eventually(lambda: len(watch.safe) >= 50)
+                eventually(lambda: len(watch.safe) >= 20)
                 assert all(watch.safe)
         other.close()
         store.close()
