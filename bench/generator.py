@@ -2,8 +2,9 @@
 
 Open loop: every request has a moment at which it is due, at a constant or a Poisson rate, and its latency counts from
 that moment, also while it waits for a free connection. So a server that stalls is charged with every request that it
-kept waiting, not just with those that a patient client had sent (coordinated omission). How late the generator
-itself looked at a due request is its lag; a run with too much of it says nothing about the server and is not valid.
+kept waiting, not just with those that a patient client had sent (coordinated omission). The time since it was sent is
+counted apart. How late the generator itself looked at a due request is its lag; a run with too much of it says
+nothing about the server and is not valid.
 
 Raw sockets and epoll, one thread: whatever is due goes out in one sweep, at most ``SWEEP_SECONDS`` late by design.
 A plan comes as JSON on standard input, the result goes as JSON to standard output.
@@ -91,6 +92,7 @@ class Tally:
 
     answers: Counter[tuple[str, str, str]] = field(default_factory=Counter)
     latencies: dict[tuple[str, str], Histogram] = field(default_factory=dict)
+    since_sent: dict[str, Histogram] = field(default_factory=dict)  # by status, of the same answers
     lag: Histogram = field(default_factory=Histogram)
     slices: dict[int, Histogram] = field(default_factory=dict)
     without_retry_after: int = 0  # 503s that do not say when to come again
@@ -106,11 +108,11 @@ class Tally:
 class Client:
     """One connection and what it waits for."""
 
-    __slots__ = ("due", "expected", "kind", "received", "sock")
+    __slots__ = ("due", "expected", "kind", "received", "sent", "sock")
 
     def __init__(self, sock: socket.socket) -> None:
         self.sock = sock
-        self.due = 0.0
+        self.due = self.sent = 0.0
         self.kind = 0
         self.received = b""
         self.expected = 0
@@ -219,7 +221,8 @@ class Generator:
         if ask.names_user:
             user = next(self._turns[kind]) if ask.once else int(self._random.random() * self._plan.users)
             before = b"%b%07d%b" % (before, user, after)
-        client.due, client.kind, client.expected, client.received = due, kind, 0, b""
+        client.due, client.sent = due, time.perf_counter()
+        client.kind, client.expected, client.received = kind, 0, b""
         try:
             client.sock.send(before)  # a small request on an idle connection goes out whole
         except OSError:
@@ -272,6 +275,7 @@ class Generator:
         if status == "503" and b"retry-after:" not in head.lower():
             tally.without_retry_after += 1
         self._latencies_of(name, status).add(now - client.due)
+        self._since_sent(status).add(now - client.sent)
         if self._plan.slice_seconds:
             number = int((moment - self._measured_from) / self._plan.slice_seconds)
             tally.slices.setdefault(number, Histogram()).add(now - client.due)
@@ -280,6 +284,12 @@ class Generator:
         histogram = self.tally.latencies.get((name, status))
         if histogram is None:
             histogram = self.tally.latencies[name, status] = Histogram()
+        return histogram
+
+    def _since_sent(self, status: str) -> Histogram:
+        histogram = self.tally.since_sent.get(status)
+        if histogram is None:
+            histogram = self.tally.since_sent[status] = Histogram()
         return histogram
 
     def _reconnect(self, client: Client) -> None:
@@ -311,6 +321,7 @@ def dump(tally: Tally) -> dict[str, object]:
         **asdict(tally),
         "answers": [[*key, number] for key, number in tally.answers.items()],
         "latencies": [[*key, found.dump()] for key, found in tally.latencies.items()],
+        "since_sent": [[status, found.dump()] for status, found in tally.since_sent.items()],
         "lag": tally.lag.dump(),
         "slices": [[number, found.dump()] for number, found in tally.slices.items()],
     }
@@ -321,8 +332,9 @@ def load(text: str) -> Tally:
     found = json.loads(text)
     answers = Counter({(name, status, code): number for name, status, code, number in found.pop("answers")})
     latencies = {(name, status): Histogram.load(it) for name, status, it in found.pop("latencies")}
+    since_sent = {status: Histogram.load(it) for status, it in found.pop("since_sent")}
     slices = {number: Histogram.load(it) for number, it in found.pop("slices")}
-    return Tally(answers, latencies, Histogram.load(found.pop("lag")), slices, **found)
+    return Tally(answers, latencies, since_sent, Histogram.load(found.pop("lag")), slices, **found)
 
 
 if __name__ == "__main__":
