@@ -10,11 +10,13 @@ import sqlite3
 import statistics
 import subprocess
 import tempfile
+import threading
 import time
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
+from typing import Self
 
 from amqp import Connection  # type: ignore[import-untyped]
 from amqp.exceptions import AMQPError  # type: ignore[import-untyped]
@@ -26,6 +28,7 @@ from bigmarket.bus.rabbitmq.endpoint import endpoint_of
 ROOT = Path(__file__).parents[1]
 LOOPS = 2_000_000
 SYNCS = 200
+WATCH_SECONDS = 0.05
 NO_ANSWER = "did not answer"
 _SETTINGS = (
     "innodb_flush_log_at_trx_commit",
@@ -95,6 +98,36 @@ def fdatasync_ms() -> float:
             os.fdatasync(file.fileno())
             took.append(time.perf_counter() - started)
     return statistics.median(took) * 1000
+
+
+class DiskWatch:
+    """A thread that writes 4 KiB with fdatasync, 20 times a second: what else waits while the disk stalls."""
+
+    def __init__(self) -> None:
+        self._longest = 0.0
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._run, daemon=True)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+        self._thread.join()
+
+    def longest_ms(self) -> float:
+        """The longest one since this was asked last."""
+        longest, self._longest = self._longest, 0.0
+        return longest * 1000
+
+    def _run(self) -> None:
+        with tempfile.TemporaryFile() as file:
+            while not self._over.wait(WATCH_SECONDS):
+                os.pwrite(file.fileno(), b"x" * 4096, 0)
+                started = time.perf_counter()
+                os.fdatasync(file.fileno())
+                self._longest = max(self._longest, time.perf_counter() - started)
 
 
 def _cpu_model() -> str:

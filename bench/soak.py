@@ -1,7 +1,8 @@
 """Whether the system stays flat: an open loop at 60 % of the measured peak, watched every few seconds.
 
 The peak is what this generator reaches in a closed loop: it needs more of the shared cores than wrk does.
-Memory and descriptors of `serve` and `work`, the backlog of awards and the latency over time.
+Memory and descriptors of `serve` and `work`, the backlog of awards and the latency over time; and how long a plain
+fdatasync took at most meanwhile, since every draw waits for one.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from charts import Panel, panels
 from generator import Plan, Tally
 from harness import NotValid, Site, System, attempt, descriptors, resident_mb, running, site_of
 from load import DRAW
+from machine import DiskWatch
 from part import INVALID, Charts, Part, Sample, Setup, Table, run_alone
 
 PEAK_SECONDS = 5.0
@@ -54,16 +56,20 @@ def measure_all(setup: Setup) -> Iterator[Sample]:
 def _watched(system: System, plan: Plan) -> Iterator[Sample]:
     process = load.start(plan)
     watched: list[Sample] = []
-    try:
-        started = time.monotonic() + plan.warm_up
-        while process.poll() is None and time.monotonic() < started + plan.seconds:
-            due = started + len(watched) * plan.slice_seconds
-            time.sleep(max(0.0, due - time.monotonic()))
-            watched.append({"seconds": time.monotonic() - started, **_look(system)})
-        tally = load.finish(process)
-    except BaseException:
-        process.kill()
-        raise
+    syncs: list[float] = []  # the longest before the first slice, then that in each
+    with DiskWatch() as disk:
+        try:
+            started = time.monotonic() + plan.warm_up
+            while process.poll() is None and time.monotonic() < started + plan.seconds:
+                due = started + len(watched) * plan.slice_seconds
+                time.sleep(max(0.0, due - time.monotonic()))
+                syncs.append(disk.longest_ms())
+                watched.append({"seconds": time.monotonic() - started, **_look(system)})
+            tally = load.finish(process)
+        except BaseException:
+            process.kill()
+            raise
+        syncs.append(disk.longest_ms())
     late = attempt(partial(_taken, system, tally, plan))
     if INVALID in late:
         yield late
@@ -77,7 +83,7 @@ def _watched(system: System, plan: Plan) -> Iterator[Sample]:
         if found := tally.slices.get(number):
             rate = found.total / plan.slice_seconds
             latency = {f"p{share}_ms": found.quantile_ms(share / 100) for share in (50, 99)}
-            yield {**sample, "per_second": rate, **latency, "refused_share": refused}
+            yield {**sample, "per_second": rate, **latency, "sync_ms": syncs[number + 1], "refused_share": refused}
 
 
 def _taken(system: System, tally: Tally, plan: Plan) -> Sample:
@@ -96,14 +102,14 @@ def _look(system: System) -> Sample:
 
 
 def tables(samples: Sequence[Sample]) -> list[Table]:
-    """The second tenth of the time beside the last; the first warms up."""
+    """The second tenth of the time beside the last, medians of their slices; the first warms up."""
     if len(samples) < 2:
         return []
     size = max(1, len(samples) // TENTH)
     first, last = samples[size : 2 * size], samples[-size:]
     rows = []
     for title, field in FIELDS:
-        before, after = (statistics.mean(sample[field] for sample in some) for some in (first, last))
+        before, after = (statistics.median(sample[field] for sample in some) for some in (first, last))
         most = max(sample[field] for sample in samples)
         change = f"{after / before - 1:+.1%}" if before else ""
         rows.append([title, f"{before:,.1f}", f"{after:,.1f}", change, f"{most:,.1f}"])
@@ -118,6 +124,7 @@ FIELDS = (
     ("draws/s", "per_second"),
     ("p50 ms", "p50_ms"),
     ("p99 ms", "p99_ms"),
+    ("longest fdatasync beside it, ms", "sync_ms"),
     ("memory of serve, MB", "serve_mb"),
     ("memory of work, MB", "work_mb"),
     ("descriptors", "descriptors"),
@@ -129,6 +136,7 @@ def charts(samples: Sequence[Sample]) -> Charts:
     """Everything over time."""
     shown = (
         ("p99", "ms", "p99_ms"),
+        ("longest fdatasync beside it", "ms", "sync_ms"),
         ("memory of serve", "MB", "serve_mb"),
         ("memory of work", "MB", "work_mb"),
         ("descriptors", "open", "descriptors"),
@@ -143,8 +151,9 @@ def charts(samples: Sequence[Sample]) -> Charts:
 PART = Part(
     "soak",
     "Soak",
-    "An open loop at 60 % of the peak that the same generator reached in a closed loop just before. `make soak` does "
-    "it for ten minutes.",
+    "An open loop at 60 % of the peak that the same generator reached in a closed loop just before; medians of the "
+    "slices of a tenth of the time. The fdatasync is of a file of its own: while the disk stalls, every draw waits. "
+    "`make soak` does it for ten minutes.",
     85,
     measure_all,
     tables,
