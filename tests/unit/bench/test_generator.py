@@ -129,7 +129,7 @@ def test_answers_are_counted_by_status_and_code_and_503_must_say_when_to_come_ag
     good, busy = tally.answers["draw", "200", "0000"], tally.answers["draw", "503", "0006"]
     assert good > 10
     assert busy > tally.without_retry_after > 10
-    assert tally.served == good
+    assert 10 < tally.served <= good  # the last may come after the end
 
 
 def test_an_answer_may_come_in_pieces() -> None:
